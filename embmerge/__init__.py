@@ -1,0 +1,1 @@
+"""Bring embedding shards home from GPU clusters and make one trusted dataset of them."""

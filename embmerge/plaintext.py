@@ -1,0 +1,41 @@
+"""Untrusted text made safe for a terminal, and numbers made readable for a person."""
+
+import unicodedata
+
+_UNITS = ("B", "KB", "MB", "GB", "TB")
+
+
+def printable(text: object, limit: int = 200) -> str:
+    """One line of `text` without control, format or surrogate characters, at most `limit` characters long.
+
+    A file name, a listing or a server's message may carry terminal escapes, line breaks or right-to-left marks;
+    each such character is shown as its Python escape. Only `str` and `int` are shown: the `repr` of a container
+    from a file can be exponentially large, so anything else appears as its type's name.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "replace")
+    if not isinstance(text, (str, int)):
+        return f"<{type(text).__name__}>"
+    shown = str(text) if isinstance(text, str) or abs(text) < 10**limit else f"{text:#x}"
+    short = shown[: limit + 1]
+    safe = "".join(c if unicodedata.category(c)[0] not in "CZ" or c == " " else ascii(c)[1:-1] for c in short)
+    return safe if len(safe) <= limit else safe[: limit - 1] + "…"
+
+
+def size(nbytes: float) -> str:
+    """A number of bytes as a person reads it, in binary steps: `48.00 MB` is 48 × 1024² bytes."""
+    step = 0
+    while nbytes >= 1024 and step < len(_UNITS) - 1:
+        nbytes /= 1024
+        step += 1
+    return f"{nbytes:.2f} {_UNITS[step]}" if step else f"{nbytes:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """A time as a person reads it: `4.2 s`, `3 min 05 s`, `2 h 07 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,1 @@
+"""The half that talks to clusters: credentials, connections, headers from afar, downloads."""
