@@ -72,6 +72,8 @@ class Settings(BaseModel):
     stall_timeout: Seconds = 30.0
     keepalive: Seconds = 15.0
 
+    traceback: bool = False
+
 
 def resolve(configured: Mapping[str, Any], flags: Mapping[str, Any]) -> Settings:
     """Settings from `configured` (what Invoke made of files and environment) overridden by `flags` that were given.
@@ -93,4 +95,5 @@ def _problem(detail: dict[str, Any], given: Mapping[str, Any]) -> str:
     where = flag if name in given else f"embmerge.{name} (invoke.yaml or INVOKE_EMBMERGE_{name.upper()})"
     if detail["type"] == "extra_forbidden":
         return f"{where}: there is no such setting"
-    return f"{where}: {printable(detail['msg'])}, got {ascii(printable(detail['input']))}"
+    expected = detail["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    return f"{where}: {expected}, got {ascii(printable(detail['input']))}"
