@@ -52,9 +52,13 @@ class ClusterEvent(Event):
 
 @dataclass(frozen=True)
 class Connecting(ClusterEvent):
-    """A first connection is being opened; `address` is host or host:port as a person would type it."""
+    """A first connection is being opened.
+
+    `address` is host or host:port as a person would type it, `remote_dir` as configured ('' if unknown here).
+    """
 
     address: str
+    remote_dir: str = ""
 
 
 @dataclass(frozen=True)

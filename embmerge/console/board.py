@@ -1,0 +1,264 @@
+"""What is going on right now, folded from the events; the live display and the heartbeat both read it."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import singledispatchmethod
+
+from embmerge import events as e
+from embmerge.plaintext import duration, size
+
+WINDOW = 10.0  # seconds a rate looks back: long enough to be steady, short enough to show a stall
+
+
+@dataclass
+class Meter:
+    """Bytes a second over the last `WINDOW` seconds."""
+
+    began: float
+    arrivals: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def add(self, now: float, nbytes: int) -> None:
+        """`nbytes` more have arrived."""
+        self.arrivals.append((now, nbytes))
+        self._forget(now)
+
+    def rate(self, now: float) -> float:
+        """Bytes a second, 0 if none came lately."""
+        self._forget(now)
+        return sum(n for _, n in self.arrivals) / max(min(WINDOW, now - self.began), 0.1)
+
+    def _forget(self, now: float) -> None:
+        while self.arrivals and self.arrivals[0][0] < now - WINDOW:
+            self.arrivals.popleft()
+
+
+@dataclass
+class Flight:
+    """One shard on its way: `done` of `nbytes` are here, `resumed` of them from an earlier run."""
+
+    index: int
+    name: str
+    nbytes: int
+    resumed: int = 0
+    done: int = 0
+
+
+@dataclass
+class ClusterState:
+    """One cluster: what it is doing (`state`), its files and bytes, its shards in flight."""
+
+    name: str
+    meter: Meter
+    state: str = "waiting"
+    remote_dir: str = ""
+    files: int = 0
+    files_done: int = 0
+    nbytes: int = 0
+    bytes_done: int = 0  # of whole shards
+    syncing: bool = False
+    failed: bool = False
+    over: bool = False
+    flights: dict[str, Flight] = field(default_factory=dict)
+
+    @property
+    def received(self) -> int:
+        """Bytes that are here, of whole shards and of those in flight."""
+        return self.bytes_done + sum(flight.done for flight in self.flights.values())
+
+
+class Board:
+    """The state of a whole task. Whoever touches it holds `lock`, and calls nothing else meanwhile."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.lock = threading.Lock()
+        self._clock = clock
+        self._meter = Meter(clock())
+        self.clusters: dict[str, ClusterState] = {}
+        self.syncing = False
+        self.stage = ""  # of a merge; '' when none runs
+        self.rows_done = 0
+        self.rows = 0
+
+    def expect(self, names: Iterable[str]) -> None:
+        """These clusters will be asked."""
+        for name in names:
+            self.cluster(name)
+
+    def cluster(self, name: str) -> ClusterState:
+        """The state of cluster `name`, made at its first mention."""
+        if name not in self.clusters:
+            self.clusters[name] = ClusterState(name, Meter(self._clock()))
+        return self.clusters[name]
+
+    def rate(self, cluster: ClusterState | None = None) -> float:
+        """Bytes a second of one cluster, or of all."""
+        return (cluster.meter if cluster else self._meter).rate(self._clock())
+
+    @property
+    def files(self) -> tuple[int, int]:
+        """How many files are here, and of how many."""
+        going = self._going()
+        return sum(c.files_done for c in going), sum(c.files for c in going)
+
+    @property
+    def nbytes(self) -> tuple[int, int]:
+        """How many bytes are here, and of how many."""
+        going = self._going()
+        return sum(c.received for c in going), sum(c.nbytes for c in going)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the downloads will still take at the present rate; None if nobody can tell."""
+        done, total = self.nbytes
+        rate = self.rate()
+        return max(0, total - done) / rate if rate > 0 else None
+
+    def summary(self) -> str:
+        """One line about what is going on, for the heartbeat."""
+        if self.stage:
+            rows = f": {self.rows_done:,} of {self.rows:,} rows" if self.rows else ""
+            return f"Still merging ({self.stage}){rows}"
+        done, total = self.files
+        if self.syncing and total:
+            here, all_bytes = self.nbytes
+            left = self.seconds_left
+            rest = f", {duration(left)} left" if left is not None else ", nothing arriving at the moment"
+            text = f"{done} of {total} files, {size(here)} of {size(all_bytes)}, {rate(self.rate())}{rest}"
+            return f"Still syncing: {text}"
+        busy = [f"{c.name} {c.state}" for c in self.clusters.values() if not c.over]
+        return f"Still working: {', '.join(busy)}" if busy else "Still working"
+
+    def kept(self) -> str:
+        """What an interrupted sync leaves on disk, in one line; '' if there was none."""
+        if not self.syncing:
+            return ""
+        done, total = self.files
+        partial = sum(flight.done for cluster in self.clusters.values() for flight in cluster.flights.values())
+        also = f" and {size(partial)} of unfinished ones" if partial else ""
+        return f"Kept: {done} of {total} files{also}; the next sync goes on from there"
+
+    def _going(self) -> list[ClusterState]:
+        return [cluster for cluster in self.clusters.values() if not cluster.failed] or list(self.clusters.values())
+
+    @singledispatchmethod
+    def apply(self, event: e.Event) -> None:
+        """Take note of `event`."""
+
+    @apply.register
+    def _(self, event: e.Connecting) -> None:
+        cluster = self.cluster(event.cluster)
+        cluster.state, cluster.remote_dir = "connecting", event.remote_dir
+
+    @apply.register
+    def _(self, event: e.Connected) -> None:
+        cluster = self.cluster(event.cluster)
+        cluster.state, cluster.remote_dir = "connected", event.remote_dir
+
+    @apply.register
+    def _(self, event: e.ShardsFound) -> None:
+        cluster = self.cluster(event.cluster)
+        cluster.files, cluster.nbytes, cluster.state = event.count, event.nbytes, "listed"
+
+    @apply.register
+    def _(self, event: e.ShardInspected) -> None:
+        self.cluster(event.cluster).state = f"headers {event.index}/{event.total}"
+
+    @apply.register
+    def _(self, event: e.Retrying) -> None:
+        self.cluster(event.cluster).state = f"line lost, try {event.attempt}/{event.retries}"
+
+    @apply.register
+    def _(self, event: e.Waiting) -> None:
+        self.cluster(event.cluster).state = "workers still writing"
+
+    @apply.register
+    def _(self, event: e.ClusterFailed) -> None:
+        cluster = self.cluster(event.cluster)
+        cluster.state, cluster.failed, cluster.over = "failed", True, True
+
+    @apply.register
+    def _(self, event: e.ClusterDone) -> None:
+        cluster = self.cluster(event.cluster)
+        cluster.state, cluster.over = "done", True
+
+    @apply.register
+    def _(self, event: e.SyncStarted) -> None:
+        self.syncing = True
+        cluster = self.cluster(event.cluster)
+        cluster.syncing, cluster.over = True, False
+        cluster.state = "connecting" if not cluster.remote_dir else "syncing"
+
+    @apply.register
+    def _(self, event: e.ShardStarted) -> None:
+        cluster = self._fetching(event)
+        cluster.flights[event.name] = Flight(event.index, event.name, event.nbytes, event.resumed, event.resumed)
+
+    @apply.register
+    def _(self, event: e.ShardProgress) -> None:
+        cluster = self._fetching(event)
+        flight = cluster.flights.setdefault(event.name, Flight(event.index, event.name, event.nbytes))
+        self._arrived(cluster, event.done - flight.done)
+        flight.done = event.done
+
+    @apply.register
+    def _(self, event: e.ShardFetched) -> None:
+        cluster = self._fetching(event)
+        flight = cluster.flights.pop(event.name, None)
+        self._arrived(cluster, event.nbytes - (flight.done if flight else 0))
+        self._whole(cluster, event)
+
+    @apply.register
+    def _(self, event: e.ShardSkipped) -> None:
+        self._whole(self._fetching(event), event)
+
+    @apply.register
+    def _(self, event: e.ShardFailed) -> None:
+        self._fetching(event).flights.pop(event.name, None)
+
+    @apply.register
+    def _(self, event: e.MergeStarted) -> None:
+        self.stage, self.rows_done, self.rows = f"reading {event.count} headers", 0, 0
+
+    @apply.register
+    def _(self, event: e.RangesVerified) -> None:  # noqa: ARG002  its type says it all
+        self.stage = "reading articles"
+
+    @apply.register
+    def _(self, event: e.RowsWritten) -> None:
+        self.stage, self.rows_done, self.rows = "writing rows", event.done, event.total
+
+    @apply.register
+    def _(self, event: e.Saving) -> None:  # noqa: ARG002  its type says it all
+        self.stage = "saving and reading back"
+
+    @apply.register
+    def _(self, event: e.Saved) -> None:  # noqa: ARG002  its type says it all
+        self.stage = ""
+
+    def _fetching(self, event: e.ShardEvent) -> ClusterState:
+        cluster = self.cluster(event.cluster)
+        cluster.state = "syncing"
+        cluster.files = max(cluster.files, event.total)
+        return cluster
+
+    def _whole(self, cluster: ClusterState, event: e.ShardEvent) -> None:
+        cluster.files_done += 1
+        cluster.bytes_done += event.nbytes
+        cluster.nbytes = max(cluster.nbytes, cluster.bytes_done)
+
+    def _arrived(self, cluster: ClusterState, nbytes: int) -> None:
+        if nbytes > 0:  # a try that starts again takes bytes back; those are no arrivals
+            now = self._clock()
+            self._meter.add(now, nbytes)
+            cluster.meter.add(now, nbytes)
+
+
+def rate(bytes_per_second: float) -> str:
+    """A rate as a person reads it: `112.3 MB/s`."""
+    for unit in ("B/s", "KB/s", "MB/s"):
+        if bytes_per_second < 1024:  # noqa: PLR2004  binary steps, as in `size`
+            return f"{bytes_per_second:.1f} {unit}" if unit != "B/s" else f"{bytes_per_second:.0f} {unit}"
+        bytes_per_second /= 1024
+    return f"{bytes_per_second:.1f} GB/s"

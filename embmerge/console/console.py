@@ -1,0 +1,208 @@
+"""Events, results and errors in; lines, live bars or a JSON document out."""
+
+import json as jsonlib
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, TextIO
+
+from embmerge.console.board import Board
+from embmerge.console.jsonify import jsonify
+from embmerge.console.lines import lines
+from embmerge.console.results import render
+from embmerge.console.screen import PlainScreen, Screen
+from embmerge.errors import EmbmergeError, Interrupted
+from embmerge.events import ClusterEvent, ClusterFailed, Detail, Event, Warned
+
+HEARTBEAT = 30.0  # seconds of silence after which a person off a terminal is told that all is well
+
+
+class Console:
+    """What a person sees of one task. A context manager and an observer; safe to call from any thread.
+
+    `document` collects what `--json` prints at the end on `stdout`; None if that was not asked for.
+    `pause(seconds) -> bool` waits, and says whether the console was closed meanwhile.
+    """
+
+    def __init__(  # noqa: PLR0913  keyword-only, and only `choose` and tests pass them
+        self,
+        screen: Screen,
+        *,
+        quiet: bool = False,
+        verbose: bool = False,
+        document: TextIO | None = None,
+        heartbeat: float = HEARTBEAT,
+        clock: Callable[[], float] = time.monotonic,
+        board: Board | None = None,
+    ) -> None:
+        self._screen = screen
+        self._quiet, self._verbose = quiet, verbose
+        self._stdout = document
+        self._document: dict[str, Any] = {"ok": True}
+        self._heartbeat, self._clock = heartbeat, clock
+        self._board = board or Board(clock)
+        self._lock = threading.RLock()
+        self._asking = threading.Lock()
+        self._held: list[tuple[str, bool]] | None = None  # what waits until the person has answered
+        self._closed = threading.Event()
+        self._printed_at = clock()
+        self._last = ""  # the last line of the last result: all that --quiet leaves of it
+        self._failure = ""  # the error that was printed last, if nothing was printed since
+
+    @classmethod
+    def choose(
+        cls,
+        *,
+        json: bool = False,
+        quiet: bool = False,
+        verbose: bool = False,
+        out: TextIO | None = None,
+        err: TextIO | None = None,
+    ) -> "Console":
+        """The console that fits the streams (default: stdout and stderr) and what was asked for."""
+        out, err = out or sys.stdout, err or sys.stderr
+        if json:
+            return cls(PlainScreen(err, err), quiet=quiet, verbose=verbose, document=out)
+        if quiet or not out.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+            return cls(PlainScreen(out, err), quiet=quiet, verbose=verbose)
+        from embmerge.console.live import LiveScreen  # noqa: PLC0415  rich only where it is seen
+
+        board = Board(time.monotonic)
+        return cls(LiveScreen(board, out), verbose=verbose, board=board, heartbeat=float("inf"))
+
+    def __enter__(self) -> "Console":  # noqa: PYI034  typing.Self came with Python 3.11
+        self._screen.start()
+        if not self._quiet and self._heartbeat != float("inf"):
+            threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed.set()
+        with self._lock:
+            self._screen.stop()
+            if self._quiet and self._last:
+                self._screen.write(self._last)
+            if self._stdout:
+                if error and self._document["ok"]:  # not one of ours: the traceback follows on stderr
+                    self._document |= {"ok": False, "error": jsonify(error)}
+                text = jsonlib.dumps(self._document, ensure_ascii=True, allow_nan=False, indent=2)
+                PlainScreen(self._stdout, self._stdout).write(text)
+
+    @property
+    def ask(self) -> Callable[[str], str] | None:
+        """How to ask the person for a second factor; None where nobody sits at a terminal."""
+        return self._ask if sys.stdin and sys.stdin.isatty() else None
+
+    def expect(self, clusters: Sequence[str]) -> None:
+        """Say which clusters will be asked; if there are several, each of their lines says whose it is."""
+        with self._board.lock:
+            self._board.expect(clusters)
+
+    def __call__(self, event: Event) -> None:
+        """Take note of an event and show what of it is worth a line."""
+        with self._lock:
+            with self._board.lock:
+                said = lines(event, self._board) if self._verbose or not isinstance(event, Detail) else []
+                self._board.apply(event)
+            cluster = event.cluster if isinstance(event, (ClusterEvent, Warned, Detail)) else ""
+            failed = isinstance(event, ClusterFailed)
+            if said and (failed or not self._quiet):
+                self._write([self._prefix(cluster) + line for line in said], error=failed)
+            if isinstance(event, ClusterFailed):
+                self._failure = event.message
+
+    def say(self, *said: str) -> None:
+        """Print lines of the task's own."""
+        if not self._quiet:
+            with self._lock:
+                self._write(list(said))
+
+    def show(self, result: object, key: str = "") -> None:
+        """Print a result; in the JSON document it stands under `key` (default: its type's name, without Result)."""
+        with self._lock:
+            if self._stdout:
+                self._document[key or _key(result)] = jsonify(result)
+                return
+            said = render(result, self._screen.width)
+            self._last = next((line.strip() for line in reversed(said) if line.strip()), "")
+            if said and not self._quiet:
+                self._write(said)
+
+    def error(self, error: EmbmergeError) -> None:
+        """Print an error and what to do next; the first one is the JSON document's."""
+        with self._lock:
+            self._last = ""
+            if self._stdout and self._document["ok"]:
+                self._document |= {"ok": False, "error": jsonify(error)}
+            if self._failure == error.message:
+                return  # it stands there already, as the line of its cluster
+            said = [f"{'Stopped' if isinstance(error, Interrupted) else 'Error'}: {error.message}"]
+            if isinstance(error, Interrupted):
+                with self._board.lock:
+                    said += [f"  {kept}" for kept in [self._board.kept()] if kept]
+            if error.hint:
+                said.append(f"  {error.hint}")
+            self._write(said, error=True)
+            self._failure = error.message
+
+    def next(self, *commands: str) -> None:
+        """End with what a person does next: whole commands, with their own paths in them."""
+        with self._lock:
+            if self._stdout:
+                self._document["next"] = list(commands)
+            elif not self._quiet:
+                self._write(["", "Next:", *(f"  {command}" for command in commands)])
+
+    def beat(self) -> float:
+        """Print a heartbeat if nothing was printed for so long; returns the seconds until the next may be due."""
+        with self._lock:
+            due = self._printed_at + self._heartbeat - self._clock()
+            if due > 0 or self._closed.is_set():
+                return due
+            with self._board.lock:
+                text = self._board.summary()
+            self._write([text])
+            return self._heartbeat
+
+    def _keep_beating(self) -> None:
+        pause = self._heartbeat
+        while not self._closed.wait(pause):
+            pause = self.beat()
+
+    def _write(self, said: list[str], *, error: bool = False) -> None:
+        self._printed_at, self._failure = self._clock(), ""
+        text = "\n".join(said)
+        if self._held is None:
+            self._screen.write(text, error=error)
+        else:
+            self._held.append((text, error))
+
+    def _prefix(self, cluster: str) -> str:
+        names = {*self._board.clusters, cluster}
+        if not cluster or len(names) == 1:  # one cluster alone needs no name
+            return ""
+        return f"{cluster:<{max(map(len, names))}} | "
+
+    def _ask(self, prompt: str) -> str:
+        """One question at a time; the work goes on meanwhile, its lines follow the answer."""
+        with self._asking:
+            with self._lock:
+                self._held = []
+            try:
+                return self._screen.ask(prompt)
+            finally:
+                with self._lock:
+                    held, self._held = self._held, None
+                    for text, error in held:
+                        self._screen.write(text, error=error)
+
+
+def _key(result: Any) -> str:
+    name = type(result).__name__.removesuffix("Result")
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()

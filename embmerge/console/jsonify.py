@@ -1,0 +1,90 @@
+"""Any result as what `json.dumps` takes: one generic function instead of a `to_json` on every class."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from datetime import date
+from enum import Enum
+from functools import singledispatch
+from pathlib import PurePath
+from typing import Any
+
+from embmerge.errors import EmbmergeError
+from embmerge.plaintext import printable
+
+HIDDEN = "**********"
+
+
+@singledispatch
+def jsonify(value: object) -> Any:
+    """`value` as dicts, lists, text, finite numbers, booleans and None.
+
+    A dataclass becomes a dict of its public fields, with `ok` if it knows that; numpy's scalars, small arrays and
+    dtypes become plain values; NaN and Inf, which JSON does not have, become None; a secret stays hidden.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        return _dataclass(value)
+    if hasattr(value, "get_secret_value"):
+        return HIDDEN
+    if type(value).__module__.partition(".")[0] == "numpy":  # told by name: scripts that never saw numpy stay quick
+        return jsonify(value.tolist()) if hasattr(value, "tolist") else str(value)  # the latter is a dtype
+    return printable(value)
+
+
+@jsonify.register(type(None))
+@jsonify.register(int)
+@jsonify.register(str)
+def _(value: int | str | None) -> int | str | None:
+    return value
+
+
+@jsonify.register
+def _(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+@jsonify.register
+def _(value: Enum) -> Any:
+    return jsonify(value.value)
+
+
+@jsonify.register
+def _(value: PurePath) -> str:
+    return str(value)
+
+
+@jsonify.register
+def _(value: date) -> str:
+    return value.isoformat()
+
+
+@jsonify.register(Mapping)
+def _(value: Mapping[object, object]) -> dict[str, Any]:
+    return {str(key): jsonify(item) for key, item in value.items()}
+
+
+@jsonify.register(Iterable)
+def _(value: Iterable[object]) -> list[Any]:
+    return [jsonify(item) for item in value]
+
+
+@jsonify.register
+def _(value: BaseException) -> dict[str, Any]:
+    return {"type": type(value).__name__, "message": printable(str(value))}
+
+
+@jsonify.register
+def _(error: EmbmergeError) -> dict[str, Any]:
+    return {
+        "type": type(error).__name__,
+        "message": error.message,
+        "hint": error.hint,
+        "exit_code": error.exit_code,
+    }
+
+
+def _dataclass(value: Any) -> dict[str, Any]:
+    document = {f.name: jsonify(getattr(value, f.name)) for f in fields(value) if not f.name.startswith("_")}
+    if isinstance(getattr(type(value), "ok", None), property):
+        return {"ok": value.ok, **document}
+    return document

@@ -1,0 +1,165 @@
+"""The plain line or lines that an event is worth, in words that do not depend on where they are shown."""
+
+from functools import singledispatch
+
+from embmerge import events as e
+from embmerge.console.board import Board, rate
+from embmerge.plaintext import duration, printable, size
+
+
+@singledispatch
+def lines(event: e.Event, board: Board) -> list[str]:  # noqa: ARG001  the common shape of all below
+    """The lines to print for `event`; `board` is the state before it. Most events are worth none."""
+    return []
+
+
+@lines.register
+def _(event: e.Warned, board: Board) -> list[str]:  # noqa: ARG001
+    return [f"! {event.text}"]
+
+
+@lines.register
+def _(event: e.Detail, board: Board) -> list[str]:  # noqa: ARG001
+    return [f"  - {event.text}"]
+
+
+@lines.register
+def _(event: e.Connecting, board: Board) -> list[str]:
+    cluster = board.cluster(event.cluster)
+    told = [f"Remote directory: {_below_home(event.remote_dir)}"] if event.remote_dir and cluster.syncing else []
+    return [*told, f"Connecting to {printable(event.address)}..."]
+
+
+@lines.register
+def _(event: e.HostKeyAccepted, board: Board) -> list[str]:  # noqa: ARG001
+    return [
+        f"! {event.host} was unknown; its {event.key_type} key {event.fingerprint}",
+        f"  is accepted from now on ({event.known_hosts})",
+    ]
+
+
+@lines.register
+def _(event: e.Connected, board: Board) -> list[str]:
+    cluster = board.cluster(event.cluster)
+    untold = cluster.syncing and not cluster.remote_dir
+    return ["✓ Connected", *([f"Remote directory: {printable(event.remote_dir)}"] if untold else [])]
+
+
+@lines.register
+def _(event: e.ShardsFound, board: Board) -> list[str]:  # noqa: ARG001
+    return [f"Found {event.count} embedding file{'s' * (event.count != 1)}"]
+
+
+@lines.register
+def _(event: e.Retrying, board: Board) -> list[str]:  # noqa: ARG001
+    pause = f"in {duration(event.pause)}" if event.pause else "now"
+    return [f"! {event.reason}; try {event.attempt} of {event.retries} {pause}"]
+
+
+@lines.register
+def _(event: e.ClusterFailed, board: Board) -> list[str]:  # noqa: ARG001
+    return [f"✗ {event.message}", *([f"  {event.hint}"] if event.hint else [])]
+
+
+@lines.register
+def _(event: e.Waiting, board: Board) -> list[str]:  # noqa: ARG001
+    if event.rows_expected:
+        share = f"{event.rows_done:,} of {event.rows_expected:,} rows ({event.rows_done / event.rows_expected:.0%})"
+    else:
+        share = f"{event.rows_done:,} rows so far"
+    return [f"  {printable(event.worker)}: {share}; next look in {duration(event.pause)}"]
+
+
+@lines.register
+def _(event: e.SyncStarted, board: Board) -> list[str]:
+    remote_dir = board.cluster(event.cluster).remote_dir
+    return [
+        f"SYNCING FROM {event.cluster.upper()}",
+        f"Output directory: {event.directory}",
+        *([f"Remote directory: {_below_home(remote_dir)}"] if remote_dir else []),
+    ]
+
+
+def _below_home(remote_dir: str) -> str:
+    return printable(remote_dir if remote_dir.startswith(("/", "~")) else f"~/{remote_dir}")
+
+
+def _shard(event: e.ShardEvent) -> str:
+    return f"  [{event.index}/{event.total}] {printable(event.name)}..."
+
+
+@lines.register
+def _(event: e.ShardSkipped, board: Board) -> list[str]:  # noqa: ARG001
+    return [f"{_shard(event)} ✓ ({size(event.nbytes)}, unchanged)"]
+
+
+@lines.register
+def _(event: e.ShardStarted, board: Board) -> list[str]:  # noqa: ARG001
+    if not event.resumed:
+        return []
+    return [f"{_shard(event)} resuming at {size(event.resumed)} of {size(event.nbytes)}"]
+
+
+@lines.register
+def _(event: e.ShardFetched, board: Board) -> list[str]:
+    flight = board.cluster(event.cluster).flights.get(event.name)
+    came = event.nbytes - (flight.resumed if flight else 0)
+    speed = rate(came / event.seconds) if event.seconds > 0 else "at once"
+    return [f"{_shard(event)} ✓ ({size(event.nbytes)}, {speed})"]
+
+
+@lines.register
+def _(event: e.ShardFailed, board: Board) -> list[str]:  # noqa: ARG001
+    return [f"{_shard(event)} ✗ {event.message}"]
+
+
+@lines.register
+def _(event: e.MergeStarted, board: Board) -> list[str]:  # noqa: ARG001
+    return ["", "MERGING EMBEDDINGS", f"Loading {event.count} checkpoint files..."]
+
+
+@lines.register
+def _(event: e.ShardLoaded, board: Board) -> list[str]:  # noqa: ARG001
+    return [f"  [{event.index}/{event.total}] {printable(event.name)}... ✓ ({event.rows} items, dim={event.dim})"]
+
+
+@lines.register
+def _(event: e.RangesVerified, board: Board) -> list[str]:  # noqa: ARG001
+    return [
+        "VERIFYING INDEX RANGES",
+        *(f"  ✓ Cluster {c}, GPU {g}: {start} - {end} ({end - start} items)" for c, g, start, end in event.ranges),
+        "  ✓ All chunks are continuous",
+        f"  ✓ Total items: {event.rows:,}",
+    ]
+
+
+@lines.register
+def _(event: e.ArticlesRead, board: Board) -> list[str]:  # noqa: ARG001
+    extra = event.extra_rows
+    excluded = f" (excluded {extra:,} question{'s' * (extra != 1)})" if extra else ""
+    return [
+        "CONCATENATING EMBEDDINGS",
+        f"  ✓ Extracted first {event.articles:,} embeddings{excluded}",
+        f"  Shape: {event.shape}",
+    ]
+
+
+@lines.register
+def _(event: e.QualityMeasured, board: Board) -> list[str]:  # noqa: ARG001
+    return [
+        "QUALITY CHECKS",
+        f"  Mean norm: {event.mean_norm:.4f}",
+        f"  Std norm: {event.std_norm:.4f}",
+        "  ✓ No NaN or Inf values",
+        *([f"  ! {event.zero_rows:,} rows are all zeros"] if event.zero_rows else []),
+    ]
+
+
+@lines.register
+def _(event: e.Saving, board: Board) -> list[str]:  # noqa: ARG001
+    return ["SAVING MERGED EMBEDDINGS"]
+
+
+@lines.register
+def _(event: e.Saved, board: Board) -> list[str]:  # noqa: ARG001
+    return [f"✓ Saved {event.articles:,} article embeddings", f"File size: {size(event.nbytes)}"]

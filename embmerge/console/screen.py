@@ -1,0 +1,91 @@
+"""Where lines go: a stream that gets each as one whole line, flushed at once, in characters that it can show."""
+
+import getpass
+import os
+from collections.abc import Mapping
+from typing import Protocol, TextIO
+
+# What stands for our own marks where UTF-8 is not understood.
+_ASCII = str.maketrans({"✓": "ok", "✗": "FAIL", "\N{MULTIPLICATION SIGN}": "x", "…": "...", "→": "->"})
+
+
+class Screen(Protocol):
+    """One way of showing lines to a person. The console calls it under its lock."""
+
+    @property
+    def width(self) -> int | None:
+        """Columns, None if lines may be as long as they like."""
+
+    def start(self) -> None:
+        """Begin to show."""
+
+    def stop(self) -> None:
+        """Stop showing; what was written stays."""
+
+    def write(self, text: str, *, error: bool = False) -> None:
+        """Show one or several whole lines (without the last line break)."""
+
+    def ask(self, prompt: str) -> str:
+        """Ask the person for a line that is not shown as they type it."""
+
+
+class PlainScreen:
+    """Lines on `out`, errors on `err`."""
+
+    def __init__(self, out: TextIO, err: TextIO) -> None:
+        self._out, self._err = out, err
+
+    @property
+    def width(self) -> int | None:
+        """Lines may be as long as they like: whoever reads them later has a width of their own."""
+        return None
+
+    def start(self) -> None:
+        """Nothing to begin."""
+
+    def stop(self) -> None:
+        """Nothing to end."""
+
+    def write(self, text: str, *, error: bool = False) -> None:
+        """Write whole lines in one call and flush."""
+        stream = self._err if error else self._out
+        try:
+            stream.write(shown(text, stream) + "\n")
+            stream.flush()
+        except BrokenPipeError:  # `invoke sync | head`: whoever read has left, the work goes on
+            _detach(stream)
+
+    def ask(self, prompt: str) -> str:
+        """Ask on the terminal itself, whatever stdout is."""
+        return getpass.getpass(shown(prompt, self._err), stream=None)
+
+
+def shown(text: str, stream: TextIO, environment: Mapping[str, str] = os.environ) -> str:
+    """`text` in characters that `stream` can take: without UTF-8, `✓` is `ok`, what is foreign its escape."""
+    if not speaks_utf8(stream, environment):
+        text = text.translate(_ASCII)
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def speaks_utf8(stream: TextIO, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether whoever reads `stream` understands UTF-8.
+
+    Python itself writes UTF-8 even under LANG=C; the person who set that said that their terminal does not.
+    """
+    encoding = (stream.encoding or "ascii").lower().replace("-", "").replace("_", "")
+    if encoding != "utf8":
+        return False
+    if environment.get("PYTHONIOENCODING") or environment.get("PYTHONUTF8") == "1":
+        return True
+    return (environment.get("LC_ALL") or environment.get("LANG") or "") not in {"C", "POSIX"}
+
+
+def _detach(stream: TextIO) -> None:
+    """Send what is still written to a closed pipe nowhere, so that Python's last flush finds no fault either."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    except OSError:
+        pass
