@@ -1,6 +1,5 @@
 """What is going on right now, folded from the events; the live display and the heartbeat both read it."""
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -69,10 +68,9 @@ class ClusterState:
 
 
 class Board:
-    """The state of a whole task. Whoever touches it holds `lock`, and calls nothing else meanwhile."""
+    """The state of a whole task. Not thread-safe: the console holds its lock around it."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self.lock = threading.Lock()
         self._clock = clock
         self._meter = Meter(clock())
         self.clusters: dict[str, ClusterState] = {}
@@ -124,7 +122,7 @@ class Board:
         if self.syncing and total:
             here, all_bytes = self.nbytes
             left = self.seconds_left
-            rest = f", {duration(left)} left" if left is not None else ", nothing arriving at the moment"
+            rest = f", {time_left(left)} left" if left is not None else ", nothing arriving at the moment"
             text = f"{done} of {total} files, {size(here)} of {size(all_bytes)}, {rate(self.rate())}{rest}"
             return f"Still syncing: {text}"
         busy = [f"{c.name} {c.state}" for c in self.clusters.values() if not c.over]
@@ -231,7 +229,7 @@ class Board:
 
     @apply.register
     def _(self, event: e.Saving) -> None:  # noqa: ARG002  its type says it all
-        self.stage = "saving and reading back"
+        self.stage, self.rows = "saving and reading back", 0
 
     @apply.register
     def _(self, event: e.Saved) -> None:  # noqa: ARG002  its type says it all
@@ -253,6 +251,11 @@ class Board:
             now = self._clock()
             self._meter.add(now, nbytes)
             cluster.meter.add(now, nbytes)
+
+
+def time_left(seconds: float) -> str:
+    """An estimate as a person reads it: whole seconds, for it is no better than that."""
+    return f"{seconds + 0.5:.0f} s" if seconds < 59 else duration(seconds)  # noqa: PLR2004  below a minute
 
 
 def rate(bytes_per_second: float) -> str:

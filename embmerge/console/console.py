@@ -72,12 +72,12 @@ class Console:
         from embmerge.console.live import LiveScreen  # noqa: PLC0415  rich only where it is seen
 
         board = Board(time.monotonic)
-        return cls(LiveScreen(board, out), verbose=verbose, board=board, heartbeat=float("inf"))
+        return cls(LiveScreen(board, out), verbose=verbose, board=board)
 
     def __enter__(self) -> "Console":  # noqa: PYI034  typing.Self came with Python 3.11
         self._screen.start()
-        if not self._quiet and self._heartbeat != float("inf"):
-            threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True).start()
+        if not self._quiet:
+            threading.Thread(target=self._keep_alive, name="console", daemon=True).start()
         return self
 
     def __exit__(
@@ -101,15 +101,14 @@ class Console:
 
     def expect(self, clusters: Sequence[str]) -> None:
         """Say which clusters will be asked; if there are several, each of their lines says whose it is."""
-        with self._board.lock:
+        with self._lock:
             self._board.expect(clusters)
 
     def __call__(self, event: Event) -> None:
         """Take note of an event and show what of it is worth a line."""
         with self._lock:
-            with self._board.lock:
-                said = lines(event, self._board) if self._verbose or not isinstance(event, Detail) else []
-                self._board.apply(event)
+            said = lines(event, self._board) if self._verbose or not isinstance(event, Detail) else []
+            self._board.apply(event)
             cluster = event.cluster if isinstance(event, (ClusterEvent, Warned, Detail)) else ""
             failed = isinstance(event, ClusterFailed)
             if said and (failed or not self._quiet):
@@ -143,9 +142,8 @@ class Console:
             if self._failure == error.message:
                 return  # it stands there already, as the line of its cluster
             said = [f"{'Stopped' if isinstance(error, Interrupted) else 'Error'}: {error.message}"]
-            if isinstance(error, Interrupted):
-                with self._board.lock:
-                    said += [f"  {kept}" for kept in [self._board.kept()] if kept]
+            if isinstance(error, Interrupted) and (kept := self._board.kept()):
+                said.append(f"  {kept}")
             if error.hint:
                 said.append(f"  {error.hint}")
             self._write(said, error=True)
@@ -165,15 +163,24 @@ class Console:
             due = self._printed_at + self._heartbeat - self._clock()
             if due > 0 or self._closed.is_set():
                 return due
-            with self._board.lock:
-                text = self._board.summary()
-            self._write([text])
+            self._write([self._board.summary()])
             return self._heartbeat
 
-    def _keep_beating(self) -> None:
-        pause = self._heartbeat
+    def redraw(self) -> None:
+        """Draw the live part anew, unless the person is being asked something."""
+        with self._lock:
+            if self._held is None and not self._closed.is_set():
+                self._screen.redraw()
+
+    def _keep_alive(self) -> None:
+        """Drawing is done here and not in a thread of rich's own, which would race with the lines above."""
+        frame = self._screen.frame
+        pause = frame or self._heartbeat
         while not self._closed.wait(pause):
-            pause = self.beat()
+            if frame:
+                self.redraw()
+            else:
+                pause = self.beat()
 
     def _write(self, said: list[str], *, error: bool = False) -> None:
         self._printed_at, self._failure = self._clock(), ""

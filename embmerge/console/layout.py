@@ -1,9 +1,10 @@
 """The live part of a terminal as lines of text: a pure function of the board and the room there is."""
 
-from embmerge.console.board import Board, ClusterState, Flight, rate
-from embmerge.plaintext import duration, printable, size
+from embmerge.console.board import Board, ClusterState, Flight, rate, time_left
+from embmerge.plaintext import printable, size
 
 BAR = 24  # columns of a bar where there is room
+LEAST = 8  # columns below which a bar says nothing
 
 
 def layout(board: Board, width: int, height: int, *, utf8: bool = True) -> list[str]:
@@ -45,36 +46,37 @@ def _cluster(board: Board, cluster: ClusterState, names: int) -> str:
 
 
 def _flight(flight: Flight, files: int, width: int, *, utf8: bool) -> str:
-    digits = len(str(files))
-    start = f"  [{flight.index:>{digits}}/{files}] "
-    percent = f" {flight.done / flight.nbytes if flight.nbytes else 1:>4.0%}"
-    sizes = f" {size(flight.done)} of {size(flight.nbytes)}"
-    name = printable(flight.name, 28)
-    columns = _bar_columns(width, len(start) + max(len(name), 17) + 1 + len(percent) + 24)
-    return f"{start}{name:<17} {bar(flight.done, flight.nbytes, columns, utf8=utf8)}{percent}{sizes}"
+    start = f"  [{flight.index:>{len(str(files))}}/{files}] {printable(flight.name, 28):<17} "
+    percent = f"{flight.done / flight.nbytes if flight.nbytes else 1:>4.0%}"
+    sizes = f"{percent} {size(flight.done)} of {size(flight.nbytes)}"
+    return _with_bar(start, (flight.done, flight.nbytes), (f"{sizes:<26}", sizes, percent), width, utf8=utf8)
 
 
 def _total(board: Board, width: int, *, utf8: bool) -> str:
     files_done, files = board.files
     done, total = board.nbytes
     left = board.seconds_left
-    rest = f"{size(done)} of {size(total)}  {rate(board.rate())}"
+    speed = rate(board.rate())
     if done < total:
-        rest += f"  {duration(left)} left" if left is not None else "  stalled"
-    start = f"total {files_done}/{files}"
-    columns = _bar_columns(width, len(start) + 2 + len(rest) + 6)
-    return f"{start} {bar(done, total, columns, utf8=utf8)} {rest}" if columns else f"{start} {rest}"
+        speed += f", {time_left(left)} left" if left is not None else ", stalled"
+    full = f"{files_done}/{files} files, {size(done)} of {size(total)}, {speed}"
+    short = f"{files_done}/{files}, {size(done)}, {speed}"
+    return _with_bar("total ", (done, total), (full, short, speed), width, utf8=utf8)
 
 
 def _merge(board: Board, width: int, *, utf8: bool) -> str:
-    line = f"merging: {board.stage}"
+    start = f"merging: {board.stage} "
     if not board.rows:
-        return line
-    rest = f" {board.rows_done / board.rows:>4.0%} {board.rows_done:,} of {board.rows:,} rows"
-    columns = _bar_columns(width, len(line) + 1 + len(rest))
-    return f"{line} {bar(board.rows_done, board.rows, columns, utf8=utf8)}{rest}"
+        return start
+    percent = f"{board.rows_done / board.rows:.0%}"
+    rows = f"{percent} {board.rows_done:,} of {board.rows:,} rows"
+    return _with_bar(start, (board.rows_done, board.rows), (rows, percent), width, utf8=utf8)
 
 
-def _bar_columns(width: int, taken: int) -> int:
-    room = width - taken
-    return min(BAR, room) if room >= 4 else 0  # noqa: PLR2004  a shorter bar says nothing
+def _with_bar(start: str, done: tuple[int, int], ends: tuple[str, ...], width: int, *, utf8: bool) -> str:
+    """`start`, a bar, and the fullest of `ends` that leaves room for a bar worth the name."""
+    for end in ends:
+        columns = min(BAR, width - len(start) - len(end) - 1)
+        if columns >= LEAST:
+            return f"{start}{bar(*done, columns, utf8=utf8)} {end}"
+    return start + ends[-1]

@@ -33,7 +33,7 @@ class LiveScreen:
         self._live = Live(
             _Drawing(board, utf8=self._utf8),
             console=self._console,
-            refresh_per_second=8,
+            auto_refresh=False,
             transient=True,
             redirect_stdout=False,
             redirect_stderr=False,
@@ -44,6 +44,15 @@ class LiveScreen:
     def width(self) -> int | None:
         """The columns of the window, as it is now."""
         return self._console.width
+
+    @property
+    def frame(self) -> float | None:
+        """Eight drawings a second: smooth enough, and next to no work."""
+        return 1 / 8
+
+    def redraw(self) -> None:
+        """Draw the live part anew."""
+        self._live.refresh()
 
     def start(self) -> None:
         """Begin to draw."""
@@ -75,9 +84,7 @@ class _Drawing:
 
     def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> RenderResult:
         room = max(1, console.height - 2)
-        with self._board.lock:
-            drawn = layout(self._board, options.max_width - 1, room, utf8=self._utf8)
-        for line in drawn:
+        for line in layout(self._board, options.max_width - 1, room, utf8=self._utf8):
             yield styled(line)
 
 

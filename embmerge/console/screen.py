@@ -16,6 +16,13 @@ class Screen(Protocol):
     def width(self) -> int | None:
         """Columns, None if lines may be as long as they like."""
 
+    @property
+    def frame(self) -> float | None:
+        """Seconds between two drawings of what moves; None if nothing does."""
+
+    def redraw(self) -> None:
+        """Draw what moves anew."""
+
     def start(self) -> None:
         """Begin to show."""
 
@@ -39,6 +46,14 @@ class PlainScreen:
     def width(self) -> int | None:
         """Lines may be as long as they like: whoever reads them later has a width of their own."""
         return None
+
+    @property
+    def frame(self) -> float | None:
+        """Nothing moves."""
+        return None
+
+    def redraw(self) -> None:
+        """Nothing moves."""
 
     def start(self) -> None:
         """Nothing to begin."""
