@@ -57,6 +57,7 @@ class ClusterState:
     nbytes: int = 0
     bytes_done: int = 0  # of whole shards
     syncing: bool = False
+    retries: int = 0
     failed: bool = False
     over: bool = False
     flights: dict[str, Flight] = field(default_factory=dict)
@@ -165,7 +166,9 @@ class Board:
 
     @apply.register
     def _(self, event: e.Retrying) -> None:
-        self.cluster(event.cluster).state = f"line lost, try {event.attempt}/{event.retries}"
+        cluster = self.cluster(event.cluster)
+        cluster.retries += 1
+        cluster.state = f"line lost, try {event.attempt}/{event.retries}"
 
     @apply.register
     def _(self, event: e.Waiting) -> None:

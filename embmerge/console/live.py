@@ -1,12 +1,17 @@
-"""A terminal: lines that stay scroll above a live part that is drawn anew eight times a second (rich)."""
+"""A terminal: lines that stay scroll above a live part that is drawn anew eight times a second.
+
+rich knows colours, widths and terminals. Its own `Live` is not used: it forgets that a terminal made narrower breaks
+the lines that stand there already, and leaves their remains behind.
+"""
 
 import getpass
 import re
 from typing import TextIO
 
+from rich.cells import cell_len
 from rich.console import Console as RichConsole
-from rich.console import ConsoleOptions, RenderResult
-from rich.live import Live
+from rich.control import Control
+from rich.segment import ControlType
 from rich.text import Text
 
 from embmerge.console.board import Board
@@ -24,68 +29,67 @@ _STYLES = (  # what a line looks like, by what stands in it; never markup: names
 
 
 class LiveScreen:
-    """Lines above, the layout of `board` below; NO_COLOR, resizing and dumb characters are respected."""
+    """Lines above, the layout of `board` below; NO_COLOR, resizing and missing UTF-8 are respected."""
 
     def __init__(self, board: Board, out: TextIO) -> None:
         self._board, self._out = board, out
         self._utf8 = speaks_utf8(out)
-        self._console = RichConsole(file=out, highlight=False, markup=False, emoji=False, soft_wrap=True)
-        self._live = Live(
-            _Drawing(board, utf8=self._utf8),
-            console=self._console,
-            auto_refresh=False,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-            vertical_overflow="crop",
-        )
+        self._rich = RichConsole(file=out, highlight=False, markup=False, emoji=False)
+        self._drawn: list[str] = []  # the live part as it stands on the terminal; the cursor is behind it
 
     @property
     def width(self) -> int | None:
         """The columns of the window, as it is now."""
-        return self._console.width
+        return self._rich.width
 
     @property
     def frame(self) -> float | None:
         """Eight drawings a second: smooth enough, and next to no work."""
         return 1 / 8
 
-    def redraw(self) -> None:
-        """Draw the live part anew."""
-        self._live.refresh()
-
     def start(self) -> None:
         """Begin to draw."""
-        self._live.start()
+        self._rich.show_cursor(show=False)
 
     def stop(self) -> None:
         """Take the live part away; the lines above stay."""
-        self._live.stop()
+        with self._rich:
+            self._erase()
+            self._rich.show_cursor(show=True)
 
-    def write(self, text: str, *, error: bool = False) -> None:  # noqa: ARG002  a terminal shows both in one place
+    def redraw(self) -> None:
+        """Draw the live part anew."""
+        self.write()
+
+    def write(self, text: str | None = None, *, error: bool = False) -> None:  # noqa: ARG002  a terminal is one place
         """Print lines above the live part."""
-        for line in text.split("\n"):
-            self._console.print(styled(shown(line, self._out)), soft_wrap=True)
+        with self._rich:  # one write to the terminal, so that nothing flickers
+            self._erase()
+            for line in [] if text is None else text.split("\n"):
+                self._rich.print(styled(shown(line, self._out)), soft_wrap=True)
+            width, height = self._rich.width - 3, self._rich.height - 2  # the terminal echoes ^C at the end
+            self._drawn = [shown(line, self._out) for line in layout(self._board, width, height, utf8=self._utf8)]
+            self._rich.print(Text("\n").join(map(styled, self._drawn)), end="", soft_wrap=True)
 
     def ask(self, prompt: str) -> str:
         """Ask below the lines, with the live part out of the way."""
-        self._live.stop()
+        self.stop()
         try:
             return getpass.getpass(shown(prompt, self._out))
         finally:
-            self._live.start(refresh=True)
+            self.start()
 
+    def _erase(self) -> None:
+        """Go to where the live part begins and clear from there.
 
-class _Drawing:
-    """The layout as rich asks for it: anew for every refresh, in the room that there is at that moment."""
-
-    def __init__(self, board: Board, *, utf8: bool) -> None:
-        self._board, self._utf8 = board, utf8
-
-    def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> RenderResult:
-        room = max(1, console.height - 2)
-        for line in layout(self._board, options.max_width - 1, room, utf8=self._utf8):
-            yield styled(line)
+        A terminal that became narrower has broken the lines: each takes as many rows as it needs at the width of now.
+        """
+        rows = sum(max(1, -(-cell_len(line) // self._rich.width)) for line in self._drawn)
+        if rows:
+            up = [(ControlType.CURSOR_UP, rows - 1)] if rows > 1 else []
+            self._rich.control(Control(ControlType.CARRIAGE_RETURN, *up))
+            self._rich.out("\x1b[J", end="", highlight=False)
+        self._drawn = []
 
 
 def styled(line: str) -> Text:
