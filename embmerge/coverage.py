@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from embmerge.plaintext import printable
 from embmerge.shard import ShardHeader
 
 
@@ -61,8 +62,8 @@ class Disagreement:
     def __str__(self) -> str:
         """Each value with the shards that have it, the odd ones named."""
         (usual, most), *odd = self.values
-        named = "; ".join(f"{value} in {', '.join(_who(s) for s in shards[:4])}{_more(shards)}" for value, shards in odd)
-        return f"different {self.field}: {usual} in {len(most)} shard(s), but {named}"
+        named = "; ".join(f"{printable(value, 60)} in {_some(shards)}" for value, shards in odd)
+        return f"different {self.field}: {printable(usual, 60)} in {len(most)} shard(s), but {named}"
 
 
 Problem = Gap | Overlap | Disagreement
@@ -149,6 +150,6 @@ def _who(shard: ShardHeader) -> str:
     return f"{shard.name} ({shard.cluster})" if shard.cluster else shard.name
 
 
-def _more(shards: Sequence[ShardHeader], shown: int = 4) -> str:
-    return f" and {len(shards) - shown} more" if len(shards) > shown else ""
-
+def _some(shards: Sequence[ShardHeader], shown: int = 4) -> str:
+    more = f" and {len(shards) - shown} more" if len(shards) > shown else ""
+    return ", ".join(map(_who, shards[:shown])) + more

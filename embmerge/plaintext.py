@@ -3,6 +3,8 @@
 import unicodedata
 
 _UNITS = ("B", "KB", "MB", "GB", "TB")
+_STEP = 1024
+_MINUTE = 60
 
 
 def printable(text: object, limit: int = 200) -> str:
@@ -25,17 +27,17 @@ def printable(text: object, limit: int = 200) -> str:
 def size(nbytes: float) -> str:
     """A number of bytes as a person reads it, in binary steps: `48.00 MB` is 48 × 1024² bytes."""
     step = 0
-    while nbytes >= 1024 and step < len(_UNITS) - 1:
-        nbytes /= 1024
+    while nbytes >= _STEP and step < len(_UNITS) - 1:
+        nbytes /= _STEP
         step += 1
     return f"{nbytes:.2f} {_UNITS[step]}" if step else f"{nbytes:.0f} B"
 
 
 def duration(seconds: float) -> str:
     """A time as a person reads it: `4.2 s`, `3 min 05 s`, `2 h 07 min`."""
-    if seconds < 60:
+    if seconds < _MINUTE:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
+    minutes, rest = divmod(round(seconds), _MINUTE)
+    if minutes < _MINUTE:
         return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // _MINUTE} h {minutes % _MINUTE:02d} min"

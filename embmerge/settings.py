@@ -96,4 +96,4 @@ def _problem(detail: dict[str, Any], given: Mapping[str, Any]) -> str:
     if detail["type"] == "extra_forbidden":
         return f"{where}: there is no such setting"
     expected = detail["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    return f"{where}: {expected}, got {ascii(printable(detail['input']))}"
+    return f"{where}: {expected}, got {printable(detail['input'])!a}"
