@@ -28,7 +28,7 @@ class Console:
     `pause(seconds) -> bool` waits, and says whether the console was closed meanwhile.
     """
 
-    def __init__(  # noqa: PLR0913  keyword-only, and only `choose` and tests pass them
+    def __init__(
         self,
         screen: Screen,
         *,

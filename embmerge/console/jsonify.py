@@ -63,6 +63,11 @@ def _(value: Mapping[object, object]) -> dict[str, Any]:
     return {str(key): jsonify(item) for key, item in value.items()}
 
 
+@jsonify.register(bytes)
+def _(value: bytes) -> str:
+    return printable(value)
+
+
 @jsonify.register(Iterable)
 def _(value: Iterable[object]) -> list[Any]:
     return [jsonify(item) for item in value]

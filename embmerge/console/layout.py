@@ -26,8 +26,8 @@ def layout(board: Board, width: int, height: int, *, utf8: bool = True) -> list[
     elif board.syncing:
         shown.append((0, _total(board, width, utf8=utf8)))
     while len(shown) > max(1, height):
-        shown.remove(max(shown, key=lambda pair: pair[0]))
-    return [line[:width] for _, line in shown]
+        shown.remove(max(reversed(shown), key=lambda pair: pair[0]))
+    return [line[:width].rstrip() for _, line in shown]
 
 
 def bar(done: int, total: int, columns: int, *, utf8: bool) -> str:

@@ -6,6 +6,7 @@ the lines that stand there already, and leaves their remains behind.
 
 import getpass
 import re
+import shutil
 from typing import TextIO
 
 from rich.cells import cell_len
@@ -40,7 +41,7 @@ class LiveScreen:
     @property
     def width(self) -> int | None:
         """The columns of the window, as it is now."""
-        return self._rich.width
+        return shutil.get_terminal_size().columns
 
     @property
     def frame(self) -> float | None:
@@ -67,8 +68,10 @@ class LiveScreen:
             self._erase()
             for line in [] if text is None else text.split("\n"):
                 self._rich.print(styled(shown(line, self._out)), soft_wrap=True)
-            width, height = self._rich.width - 3, self._rich.height - 2  # the terminal echoes ^C at the end
-            self._drawn = [shown(line, self._out) for line in layout(self._board, width, height, utf8=self._utf8)]
+            columns, rows = shutil.get_terminal_size()  # the terminal echoes ^C at the end: leave room for it
+            self._drawn = [
+                shown(line, self._out) for line in layout(self._board, columns - 3, rows - 2, utf8=self._utf8)
+            ]
             self._rich.print(Text("\n").join(map(styled, self._drawn)), end="", soft_wrap=True)
 
     def ask(self, prompt: str) -> str:
@@ -84,7 +87,8 @@ class LiveScreen:
 
         A terminal that became narrower has broken the lines: each takes as many rows as it needs at the width of now.
         """
-        rows = sum(max(1, -(-cell_len(line) // self._rich.width)) for line in self._drawn)
+        columns = shutil.get_terminal_size().columns
+        rows = sum(max(1, -(-cell_len(line) // columns)) for line in self._drawn)
         if rows:
             up = [(ControlType.CURSOR_UP, rows - 1)] if rows > 1 else []
             self._rich.control(Control(ControlType.CARRIAGE_RETURN, *up))

@@ -88,7 +88,7 @@ def speaks_utf8(stream: TextIO, environment: Mapping[str, str] = os.environ) -> 
 
     Python itself writes UTF-8 even under LANG=C; the person who set that said that their terminal does not.
     """
-    encoding = (stream.encoding or "ascii").lower().replace("-", "").replace("_", "")
+    encoding = (stream.encoding or "utf-8").lower().replace("-", "").replace("_", "")
     if encoding != "utf8":
         return False
     if environment.get("PYTHONIOENCODING") or environment.get("PYTHONUTF8") == "1":

@@ -1,0 +1,262 @@
+"""What every console keeps to: who gets which line, when, and what a script reads."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import SecretStr
+
+from embmerge import events as e
+from embmerge.console import Console
+from embmerge.console.screen import PlainScreen
+from embmerge.errors import ConnectError, EmbmergeError, Interrupted, LocalDataError
+
+ALL_OF_IT = (e.ShardsFound("a", 2, 20), e.ClusterFailed("a", "a: connection refused", "is sshd running?"))
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class CountingStream(io.StringIO):
+    def __init__(self):
+        super().__init__()
+        self.writes, self.flushed = [], 0
+
+    def write(self, text):
+        self.writes.append(text)
+        return super().write(text)
+
+    def flush(self):
+        self.flushed += 1
+
+
+def streams():
+    return io.StringIO(), io.StringIO()
+
+
+@dataclass(frozen=True)
+class CountResult:
+    rows: int
+    where: Path
+
+    def __str__(self):
+        return f"{self.rows} rows counted"
+
+
+def test_every_line_is_one_flushed_write():
+    out = CountingStream()
+    console = Console(PlainScreen(out, out))
+    threads = [
+        threading.Thread(target=lambda name=name: [console(e.ShardsFound(name, n, 1)) for n in range(50)])
+        for name in ("a", "b", "c")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(out.writes) == out.flushed == 150
+    assert all(text.endswith(("files\n", "file\n")) for text in out.writes)
+
+
+def test_an_error_says_what_is_wrong_and_what_to_do_on_stderr():
+    out, err = streams()
+    Console(PlainScreen(out, err)).error(EmbmergeError("gap: rows 5 - 9 are missing", hint="look with: invoke inspect"))
+    assert (out.getvalue(), err.getvalue()) == ("", "Error: gap: rows 5 - 9 are missing\n  look with: invoke inspect\n")
+
+
+def test_an_error_that_stands_there_already_is_not_repeated():
+    out, err = streams()
+    console = Console(PlainScreen(out, err))
+    for event in ALL_OF_IT:
+        console(event)
+    console.error(ConnectError("a: connection refused", hint="is sshd running?"))
+    assert err.getvalue() == "✗ a: connection refused\n  is sshd running?\n"
+
+
+def test_an_error_is_repeated_where_other_lines_came_between():
+    out, err = streams()
+    console = Console(PlainScreen(out, err))
+    for event in (*ALL_OF_IT, e.ShardsFound("b", 2, 20)):
+        console(event)
+    console.error(ConnectError("a: connection refused"))
+    assert err.getvalue().endswith("Error: a: connection refused\n")
+
+
+def test_quiet_leaves_errors_and_the_last_line():
+    out, err = streams()
+    with Console.choose(quiet=True, out=out, err=err) as console:
+        for event in ALL_OF_IT:
+            console(event)
+        console.show(CountResult(5, Path("x")))
+        console.next("invoke merge")
+    assert out.getvalue() == "5 rows counted\n"
+    assert err.getvalue() == "✗ a: connection refused\n  is sshd running?\n"
+
+
+def test_json_is_one_document_and_the_log_goes_to_stderr():
+    out, err = streams()
+    with Console.choose(json=True, out=out, err=err) as console:
+        console(e.ShardsFound("a", 2, 20))
+        console.show(CountResult(5, Path("x")))
+        console.next("invoke merge")
+    assert json.loads(out.getvalue()) == {"ok": True, "count": {"rows": 5, "where": "x"}, "next": ["invoke merge"]}
+    assert err.getvalue() == "Found 2 embedding files\n"
+
+
+def test_json_stays_one_document_after_an_error():
+    out, err = streams()
+    with Console.choose(json=True, out=out, err=err) as console:
+        console.show(CountResult(5, Path("x")))
+        console.error(LocalDataError("no such shard", hint="run invoke sync"))
+    document = json.loads(out.getvalue())
+    assert document["ok"] is False
+    assert document["error"] == {
+        "type": "LocalDataError",
+        "message": "no such shard",
+        "hint": "run invoke sync",
+        "exit_code": 5,
+    }
+
+
+def test_json_stays_one_document_after_a_bug():
+    out, err = streams()
+    with pytest.raises(ZeroDivisionError), Console.choose(json=True, out=out, err=err):
+        raise ZeroDivisionError("oops")
+    assert json.loads(out.getvalue()) == {"ok": False, "error": {"type": "ZeroDivisionError", "message": "oops"}}
+
+
+def test_whatever_a_result_holds_becomes_json():
+    out, err = streams()
+    with Console.choose(json=True, out=out, err=err) as console:
+        console.show(
+            {
+                "dtype": np.dtype("float32"),
+                "mean": np.float32(0.5),
+                "nan": float("nan"),
+                "inf": np.float64("inf"),
+                "norms": np.array([1, 2]),
+                "secret": SecretStr("hunter2"),
+                "error": LocalDataError("bad"),
+                "pair": (1, None, True),
+                "bytes": b"a\x1b",
+            },
+            key="all",
+        )
+    assert json.loads(out.getvalue())["all"] == {
+        "dtype": "float32",
+        "mean": 0.5,
+        "nan": None,
+        "inf": None,
+        "norms": [1, 2],
+        "secret": "**********",
+        "error": {"type": "LocalDataError", "message": "bad", "hint": "", "exit_code": 5},
+        "pair": [1, None, True],
+        "bytes": "a\\x1b",
+    }
+
+
+def test_a_heartbeat_comes_after_thirty_silent_seconds():
+    clock, out = Clock(), io.StringIO()
+    console = Console(PlainScreen(out, out), clock=clock)
+    clock.now = 29
+    assert console.beat() == 1
+    assert out.getvalue() == ""
+    clock.now = 30
+    assert console.beat() == 30
+    assert out.getvalue() == "Still working\n"
+
+
+def test_a_line_puts_the_heartbeat_off():
+    clock, out = Clock(), io.StringIO()
+    console = Console(PlainScreen(out, out), clock=clock)
+    clock.now = 29
+    console(e.ShardsFound("a", 2, 20))
+    clock.now = 31
+    assert console.beat() == 28
+
+
+def test_the_heartbeat_of_a_sync_says_how_far_it_is():
+    clock, out = Clock(), io.StringIO()
+    console = Console(PlainScreen(out, out), clock=clock)
+    shard = ("a", "cluster0_gpu0.pkl", 1, 2, 1000)
+    console(e.ShardsFound("a", 2, 2000))
+    console(e.SyncStarted("a", Path("x")))
+    console(e.ShardStarted(*shard, resumed=0))
+    clock.now = 10
+    console(e.ShardProgress(*shard, done=500))
+    clock.now = 15
+    assert console._board.summary() == "Still syncing: 0 of 2 files, 500 B of 1.95 KB, 50 B/s, 30 s left"
+
+
+def test_the_heartbeat_beats_by_itself():
+    beaten = threading.Event()
+
+    class Stream(io.StringIO):
+        def flush(self):
+            beaten.set()
+
+    with Console(PlainScreen(Stream(), io.StringIO()), heartbeat=0.001):
+        assert beaten.wait(10)
+
+
+def test_an_interrupted_sync_says_what_is_kept():
+    out, err = streams()
+    console = Console(PlainScreen(out, err))
+    console(e.SyncStarted("a", Path("x")))
+    console(e.ShardsFound("a", 2, 2048))
+    console(e.ShardFetched("a", "cluster0_gpu0.pkl", 1, 2, 1024, 1.0))
+    console(e.ShardStarted("a", "cluster0_gpu1.pkl", 2, 2, 1024, resumed=100))
+    console.error(Interrupted("stopped", hint="go on: invoke sync"))
+    assert err.getvalue().splitlines() == [
+        "Stopped: stopped",
+        "  Kept: 1 of 2 files and 100 B of unfinished ones; the next sync goes on from there",
+        "  go on: invoke sync",
+    ]
+
+
+def test_lines_wait_while_the_person_is_asked():
+    out = io.StringIO()
+
+    class Screen(PlainScreen):
+        def ask(self, prompt):
+            console(e.ShardsFound("b", 2, 20))  # another cluster goes on meanwhile
+            self.write(prompt)
+            return "123456"
+
+    console = Console(Screen(out, out))
+    assert console._ask("Code: ") == "123456"
+    assert out.getvalue() == "Code: \nFound 2 embedding files\n"
+
+
+def test_a_reader_who_leaves_stops_nothing():
+    code = (
+        "from embmerge.console import Console\nfrom embmerge import events as e\nimport os, sys\n"
+        "with Console.choose() as console:\n"
+        "    for n in range(20_000): console(e.ShardsFound('a', n, 1))\n"
+        "os.write(2, b'to the end')\n"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout.readline() == "Found 0 embedding files\n"
+        run.stdout.close()
+        assert run.stderr.read() == "to the end"
+    assert run.returncode == 0
+
+
+def test_rich_is_only_imported_for_a_terminal():
+    code = (
+        "import sys; from embmerge.console import Console\nwith Console.choose() as c: c.say('x')\n"
+        "assert 'rich' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, env=dict(os.environ))
