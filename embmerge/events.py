@@ -40,6 +40,20 @@ class Detail(Event):
     cluster: str = ""
 
 
+@dataclass(frozen=True)
+class Checked(Event):
+    """One rung of doctor's ladder: it holds (`ok` True), breaks (False), or holds but is worth a word (None).
+
+    `hint` is what to try next where it does not simply hold. `cluster` is '' for a rung of this machine.
+    """
+
+    rung: str
+    ok: bool | None
+    text: str
+    hint: str = ""
+    cluster: str = ""
+
+
 # --- a cluster --------------------------------------------------------------------------------------------------
 
 

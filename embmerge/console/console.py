@@ -16,7 +16,7 @@ from embmerge.console.lines import lines
 from embmerge.console.results import render
 from embmerge.console.screen import PlainScreen, Screen
 from embmerge.errors import EmbmergeError, Interrupted
-from embmerge.events import ClusterEvent, ClusterFailed, Detail, Event, Warned
+from embmerge.events import Checked, ClusterEvent, ClusterFailed, Detail, Event, Warned
 
 HEARTBEAT = 30.0  # seconds of silence after which a person off a terminal is told that all is well
 
@@ -109,7 +109,7 @@ class Console:
         with self._lock:
             said = lines(event, self._board) if self._verbose or not isinstance(event, Detail) else []
             self._board.apply(event)
-            cluster = event.cluster if isinstance(event, (ClusterEvent, Warned, Detail)) else ""
+            cluster = event.cluster if isinstance(event, (ClusterEvent, Checked, Warned, Detail)) else ""
             failed = isinstance(event, ClusterFailed)
             if said and (failed or not self._quiet):
                 self._write([self._prefix(cluster) + line for line in said], error=failed)

@@ -24,6 +24,12 @@ def _(event: e.Detail, board: Board) -> list[str]:  # noqa: ARG001
 
 
 @lines.register
+def _(event: e.Checked, board: Board) -> list[str]:  # noqa: ARG001
+    mark = {True: "✓", False: "✗", None: "!"}[event.ok]
+    return [f"{mark} {event.rung}: {event.text}", *([f"  {event.hint}"] if event.hint else [])]
+
+
+@lines.register
 def _(event: e.Connecting, board: Board) -> list[str]:
     cluster = board.cluster(event.cluster)
     told = [f"Remote directory: {_below_home(event.remote_dir)}"] if event.remote_dir and cluster.syncing else []
