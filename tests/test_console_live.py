@@ -1,5 +1,6 @@
 """What a person at a terminal sees: the layout in any window, and how it is drawn."""
 
+import io
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from embmerge.console import Console
 from embmerge.console.board import Board
 from embmerge.console.layout import layout
 from embmerge.console.live import LiveScreen
+from embmerge.errors import EmbmergeError
 from tests.terminal import Terminal
 
 MB = 1024**2
@@ -101,7 +103,7 @@ def window(monkeypatch):
 
 def test_finished_shards_scroll_and_the_live_part_goes(window):
     terminal = Terminal()
-    with Console.choose(out=terminal) as console:
+    with Console.choose(out=terminal, err=terminal) as console:
         syncing(console)
         console.redraw()
         assert any(line.startswith("total ━") for line in terminal.lines)
@@ -119,7 +121,7 @@ def test_finished_shards_scroll_and_the_live_part_goes(window):
 
 def test_a_narrower_window_leaves_no_remains(window):
     terminal = Terminal()
-    with Console.choose(out=terminal) as console:
+    with Console.choose(out=terminal, err=terminal) as console:
         syncing(console)
         for width in (60, 45):
             terminal.narrow(width)
@@ -132,7 +134,7 @@ def test_a_narrower_window_leaves_no_remains(window):
 def test_no_color_is_respected(window, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     terminal = Terminal()
-    with Console.choose(out=terminal) as console:
+    with Console.choose(out=terminal, err=terminal) as console:
         syncing(console)
     assert "\x1b[3" not in terminal.raw
 
@@ -140,7 +142,7 @@ def test_no_color_is_respected(window, monkeypatch):
 def test_a_terminal_without_utf8_gets_ascii(window, monkeypatch):
     monkeypatch.setenv("LC_ALL", "C")
     terminal = Terminal(encoding="ascii")
-    with Console.choose(out=terminal) as console:
+    with Console.choose(out=terminal, err=terminal) as console:
         syncing(console)
         console.redraw()
         assert any("####" in line for line in terminal.lines)
@@ -150,21 +152,21 @@ def test_a_terminal_without_utf8_gets_ascii(window, monkeypatch):
 def test_a_dumb_terminal_gets_plain_lines(window, monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     terminal = Terminal()
-    with Console.choose(out=terminal) as console:
+    with Console.choose(out=terminal, err=terminal) as console:
         syncing(console)
     assert "\x1b" not in terminal.raw
 
 
 def test_names_are_never_markup(window):
     terminal = Terminal()
-    with Console.choose(out=terminal) as console:
+    with Console.choose(out=terminal, err=terminal) as console:
         console(e.ShardLoaded("[bold red]x[/].pkl", 1, 1, 5, 2))
     assert terminal.lines == ["  [1/1] [bold red]x[/].pkl... ✓ (5 items, dim=2)"]
 
 
 def test_an_interrupt_leaves_the_terminal_as_it_was(window):
     terminal = Terminal()
-    console = Console.choose(out=terminal)
+    console = Console.choose(out=terminal, err=terminal)
     with pytest.raises(KeyboardInterrupt), console:
         raise syncing(console) or KeyboardInterrupt
     assert terminal.cursor_shown
@@ -172,6 +174,13 @@ def test_an_interrupt_leaves_the_terminal_as_it_was(window):
 
 
 def test_the_window_is_measured_anew_for_every_result(window):
-    screen = LiveScreen(Board(Clock()), Terminal())
+    screen = LiveScreen(Board(Clock()), Terminal(), Terminal())
     window(61)
     assert screen.width == 61
+
+
+def test_errors_also_go_where_stderr_was_sent(window):
+    terminal, log = Terminal(), io.StringIO()
+    with Console.choose(out=terminal, err=log) as console:
+        console.error(EmbmergeError("no such file", hint="look again"))
+    assert terminal.lines == log.getvalue().splitlines() == ["Error: no such file", "  look again"]

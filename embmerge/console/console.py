@@ -72,7 +72,7 @@ class Console:
         from embmerge.console.live import LiveScreen  # noqa: PLC0415  rich only where it is seen
 
         board = Board(time.monotonic)
-        return cls(LiveScreen(board, out), verbose=verbose, board=board)
+        return cls(LiveScreen(board, out, err), verbose=verbose, board=board)
 
     def __enter__(self) -> "Console":  # noqa: PYI034  typing.Self came with Python 3.11
         self._screen.start()

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from embmerge.console.board import Board
 from embmerge.console.layout import layout
-from embmerge.console.screen import shown, speaks_utf8
+from embmerge.console.screen import PlainScreen, shown, speaks_utf8
 
 _STYLES = (  # what a line looks like, by what stands in it; never markup: names are remote text
     (re.compile(r"✓|\bok\b"), "green"),
@@ -32,8 +32,8 @@ _STYLES = (  # what a line looks like, by what stands in it; never markup: names
 class LiveScreen:
     """Lines above, the layout of `board` below; NO_COLOR, resizing and missing UTF-8 are respected."""
 
-    def __init__(self, board: Board, out: TextIO) -> None:
-        self._board, self._out = board, out
+    def __init__(self, board: Board, out: TextIO, err: TextIO) -> None:
+        self._board, self._out, self._err = board, out, err
         self._utf8 = speaks_utf8(out)
         self._rich = RichConsole(file=out, highlight=False, markup=False, emoji=False)
         self._drawn: list[str] = []  # the live part as it stands on the terminal; the cursor is behind it
@@ -62,8 +62,10 @@ class LiveScreen:
         """Draw the live part anew."""
         self.write()
 
-    def write(self, text: str | None = None, *, error: bool = False) -> None:  # noqa: ARG002  a terminal is one place
-        """Print lines above the live part."""
+    def write(self, text: str | None = None, *, error: bool = False) -> None:
+        """Print lines above the live part; errors also where stderr goes, if that is not the terminal."""
+        if error and text is not None and not self._err.isatty():
+            PlainScreen(self._out, self._err).write(text, error=True)
         with self._rich:  # one write to the terminal, so that nothing flickers
             self._erase()
             for line in [] if text is None else text.split("\n"):
