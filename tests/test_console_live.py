@@ -53,7 +53,7 @@ def test_a_wide_window_shows_clusters_shards_and_the_total(board):
         "tensor01  syncing  1/8 files  12.0 MB/s",
         "  [2/8] cluster1_gpu1.pkl ━━━━━━━━━━━━────────────  50% 24.00 MB of 48.00 MB",
         "  [3/8] cluster1_gpu2.pkl ━━━━━━━━━━━━────────────  50% 24.00 MB of 48.00 MB",
-        "tensor02  line lost, try 1/8  1/8 files  1 retry  12.0 MB/s",
+        "tensor02  retrying 1/8  1/8 files  12.0 MB/s",
         "  [2/8] cluster2_gpu1.pkl ━━━━━━━━━━━━────────────  50% 24.00 MB of 48.00 MB",
         "  [3/8] cluster2_gpu2.pkl ━━━━━━━━━━━━────────────  50% 24.00 MB of 48.00 MB",
         "total ━━━━──────────── 2/16 files, 192.00 MB of 768.00 MB, 24.0 MB/s, 24 s left",

@@ -168,7 +168,7 @@ class Board:
     def _(self, event: e.Retrying) -> None:
         cluster = self.cluster(event.cluster)
         cluster.retries += 1
-        cluster.state = f"line lost, try {event.attempt}/{event.retries}"
+        cluster.state = f"retrying {event.attempt}/{event.retries}"
 
     @apply.register
     def _(self, event: e.Waiting) -> None:

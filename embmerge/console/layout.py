@@ -40,7 +40,7 @@ def _cluster(board: Board, cluster: ClusterState, names: int) -> str:
     line = f"{cluster.name:<{names}}  {cluster.state}"
     if cluster.files and cluster.syncing:
         line += f"  {cluster.files_done}/{cluster.files} files"
-    if cluster.retries:
+    if cluster.retries and not cluster.state.startswith("retrying"):
         line += f"  {cluster.retries} retr{'y' if cluster.retries == 1 else 'ies'}"
     if cluster.flights:
         line += f"  {rate(board.rate(cluster))}"
