@@ -1,0 +1,194 @@
+"""What an SFTP server answers, taken apart as it arrives, in the thread of the transport.
+
+An `Inbox` stands in for the buffer of a paramiko channel. paramiko feeds it with whatever came in a packet. Bytes of a
+file go on to the `Sink` of the read that asked for them, without a copy; anything else is kept until its end.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from paramiko.buffered_pipe import PipeTimeout
+
+DATA, VERSION = 103, 2
+VERSION_ID = 0  # the first answer carries no request's number; requests count from 1
+
+_HEAD = 9  # length, kind, number
+_DATA_HEAD = 13  # and the length of the data
+_LONGEST = 256 * 1024  # of an answer that is kept; OpenSSH sends nothing longer
+
+
+class WireError(Exception):
+    """The server (or paramiko) does something that is not understood here; another reader may cope."""
+
+
+class Sink(Protocol):
+    """Where the bytes of a file go; called in the transport's thread."""
+
+    def __call__(self, offset: int, data: memoryview, /) -> None:
+        """Put `data` at `offset` of the file."""
+
+
+@dataclass
+class Read:
+    """One request for `length` bytes at `offset` of an open file; `received` of them are in `sink` by now."""
+
+    handle: bytes
+    offset: int
+    length: int
+    sink: Sink
+    received: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer: its kind, the number of the request, what follows them; `nbytes` is set for data instead."""
+
+    kind: int
+    number: int
+    body: bytes = b""
+    nbytes: int = 0
+
+
+class Inbox:
+    """Answers by the side of the transport's thread (`feed`, `close`) and by that of the channel's user (the rest).
+
+    `read` is what `Channel.recv` calls. It gives back an object as long as what arrived: paramiko measures it, to tell
+    the server how much more it may send, and looks no closer. It returns when there are answers to take, or at least
+    every `wake_at` bytes.
+    """
+
+    def __init__(self, wake_at: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._wake_at = wake_at
+        self._clock = clock
+        self._news = threading.Condition()
+        self._head = bytearray()
+        self._need = _HEAD
+        self._reads: dict[int, Read] = {}
+        self._reading: Read | None = None
+        self._number = self._left = self._nbytes = 0
+        self._replies: list[Reply] = []
+        self._unacknowledged = 0
+        self._heard = clock()
+        self._shut = False
+        self.closed = False
+        self.failure: Exception | None = None
+
+    # --- the transport's thread
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the channel. Nothing is raised here: it would end the whole transport."""
+        with self._news:
+            if self._shut or self.failure:
+                return
+            self._heard = self._clock()
+            self._unacknowledged += len(data)
+            try:
+                self._parse(memoryview(data))
+            except Exception as error:  # noqa: BLE001  raised in the user's thread instead
+                self.failure = error
+            if self._has_news():
+                self._news.notify()
+
+    def close(self) -> None:
+        """The channel is at its end; what came before may still be taken."""
+        with self._news:
+            self.closed = True
+            self._news.notify()
+
+    # --- the user's thread
+
+    def expect(self, number: int, read: Read) -> None:
+        """The data of request `number` go to `read.sink`."""
+        with self._news:
+            self._reads[number] = read
+
+    def listen(self) -> None:
+        """Something was asked just now: silence counts from here."""
+        self._heard = self._clock()
+
+    def silent_for(self) -> float:
+        """Seconds since the last byte or the last request."""
+        return self._clock() - self._heard
+
+    def read(self, _nbytes: int, timeout: float | None = None) -> range:
+        """Wait for news; raises paramiko's `PipeTimeout` after `timeout` seconds without."""
+        with self._news:
+            if not self._news.wait_for(self._has_news, timeout):
+                raise PipeTimeout
+            arrived, self._unacknowledged = self._unacknowledged, 0
+            return range(arrived)
+
+    def take(self) -> list[Reply]:
+        """The answers that are complete."""
+        with self._news:
+            replies, self._replies = self._replies, []
+            return replies
+
+    def shut(self) -> None:
+        """Forget whatever still arrives. When this returns, no sink is in use and none will be."""
+        with self._news:
+            self._shut = True
+
+    def read_ready(self) -> bool:
+        """Part of what paramiko's buffers offer."""
+        return self._has_news()
+
+    def __len__(self) -> int:
+        return self._unacknowledged
+
+    # --- taking apart
+
+    def _has_news(self) -> bool:
+        return bool(self._replies or self.closed or self.failure or self._unacknowledged >= self._wake_at)
+
+    def _parse(self, data: memoryview) -> None:
+        while data:
+            if self._reading:
+                data = self._deliver(self._reading, data)
+                continue
+            missing = self._need - len(self._head)
+            self._head += data[:missing]
+            data = data[missing:]
+            if len(self._head) == self._need:
+                self._advance()
+
+    def _deliver(self, read: Read, data: memoryview) -> memoryview:
+        part = data[: self._left]
+        read.sink(read.offset + read.received, part)
+        read.received += len(part)
+        self._left -= len(part)
+        if not self._left:
+            self._reading = None
+            self._replies.append(Reply(DATA, self._number, nbytes=self._nbytes))
+        return data[len(part) :]
+
+    def _advance(self) -> None:
+        """`_head` holds as much as was needed: decide whether that is an answer, or how much more is."""
+        head = self._head
+        length, kind, number = int.from_bytes(head[:4], "big"), head[4], int.from_bytes(head[5:9], "big")
+        if kind == DATA and len(head) < _DATA_HEAD:
+            self._need = _DATA_HEAD
+        elif kind == DATA:
+            self._begin_data(number, int.from_bytes(head[9:], "big"), length)
+        elif not _HEAD - 4 <= length <= _LONGEST:
+            raise WireError(f"an answer of {length} bytes")
+        elif len(head) < 4 + length:
+            self._need = 4 + length
+        else:
+            self._restart()
+            self._reads.pop(number, None)
+            self._replies.append(Reply(kind, VERSION_ID if kind == VERSION else number, bytes(head[9:])))
+
+    def _begin_data(self, number: int, nbytes: int, length: int) -> None:
+        read = self._reads.pop(number, None)
+        if read is None or length != nbytes + _DATA_HEAD - 4 or not 0 < nbytes <= read.length - read.received:
+            raise WireError("data that nobody asked for")
+        self._restart()
+        self._reading, self._number, self._left, self._nbytes = read, number, nbytes, nbytes
+
+    def _restart(self) -> None:
+        self._head = bytearray()
+        self._need = _HEAD

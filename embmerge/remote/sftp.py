@@ -1,0 +1,268 @@
+"""SFTP with many requests on the way at once, over one channel of a paramiko transport.
+
+paramiko's own client asks for 32 KB at a time, takes every payload through four copies and two threads, and waits for
+the answer to all but reads. Here requests are sent as they come, an answer goes to the function that was given with
+the request, and the bytes of a file go from the transport's thread straight to their place.
+
+A channel is used by one thread. Its functions are called in that thread, by `wait()`; only a `Sink` is called in the
+transport's thread. Nothing of paramiko but public names is used; the one liberty is that `Channel.in_buffer` is ours.
+"""
+
+import errno
+import itertools
+import os
+import stat
+import struct
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import paramiko
+
+from embmerge.errors import ConnectionLost
+from embmerge.plaintext import printable
+from embmerge.remote.inbox import DATA, VERSION, VERSION_ID, Inbox, Read, Reply, Sink, WireError
+
+__all__ = ["Read", "RemoteStat", "SftpChannel", "Sink", "WireError"]
+
+INIT, OPEN, CLOSE, READ, STAT = 1, 3, 4, 5, 17
+STATUS, HANDLE, ATTRS = 101, 102, 105
+
+LARGEST_READ = 255 * 1024  # OpenSSH answers at most 256 KB, headers included
+SMALLEST_READ = 32 * 1024  # every server answers that
+WINDOW = 8 << 20  # what a server may send before we say that it arrived: no brake, even on a far line
+PACKET = 128 * 1024  # OpenSSH's packets end at 256 KB; fewer, larger ones cost less
+
+_SSH_FX_EOF = 1
+_ERRNO = {2: errno.ENOENT, 3: errno.EACCES, 8: errno.EOPNOTSUPP}  # SSH_FX_…; anything else is an I/O error
+
+
+@dataclass(frozen=True)
+class RemoteStat:
+    """What the server says about a path: bytes, whole seconds since 1970, whether it is a regular file."""
+
+    nbytes: int
+    mtime: int
+    regular: bool
+
+
+Item = TypeVar("Item")
+Then = Callable[[Any], None]
+
+
+class SftpChannel:
+    """One SFTP session on an authenticated transport.
+
+    Raises `ConnectionLost` if the line is gone or stays silent for `stall_timeout` seconds while an answer is due,
+    `WireError` if the server or paramiko does something that this class does not understand, and paramiko's
+    `ChannelException` if the server takes no further session on this connection.
+    """
+
+    def __init__(self, transport: paramiko.Transport, *, stall_timeout: float) -> None:
+        self._stall_timeout = stall_timeout
+        self._ids = itertools.count(1)
+        self._then: dict[int, tuple[Then, Read | None]] = {}
+        self._outgoing: list[bytes] = []
+        self._transport = transport
+        self.largest_read = LARGEST_READ
+        self._inbox = Inbox(wake_at=WINDOW // 8)
+        with _time_limit(transport, stall_timeout):
+            self._channel = transport.open_session(window_size=WINDOW, max_packet_size=PACKET, timeout=stall_timeout)
+            self._begin()
+
+    def _begin(self) -> None:
+        channel = self._channel
+        if not all(hasattr(channel.in_buffer, name) for name in ("feed", "read", "close", "read_ready")):
+            raise WireError("this paramiko keeps what arrives in another way")
+        channel.in_buffer = self._inbox
+        try:
+            channel.invoke_subsystem("sftp")
+            channel.sendall(struct.pack(">IBI", 5, INIT, 3))
+            answer: list[Reply] = []
+            self._then[VERSION_ID] = (answer.append, None)
+            while not answer:
+                self.wait(self._stall_timeout)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise self._lost(error) from error
+        if answer[0].kind != VERSION:
+            raise WireError("the server does not begin as SFTP does")
+
+    @property
+    def waiting_for(self) -> int:
+        """How many requests have no answer yet."""
+        return len(self._then)
+
+    def open(self, path: str, then: Callable[[bytes | OSError], None]) -> None:
+        """Open a file for reading; `then` gets its handle or what the server has against it."""
+        name = os.fsencode(path)
+        body = _text(name) + struct.pack(">II", 1, 0)  # SSH_FXF_READ, no attributes
+        self._ask(OPEN, body, lambda reply: then(_handle(reply) if reply.kind == HANDLE else _error(reply, path)))
+
+    def stat(self, path: str, then: Callable[[RemoteStat | OSError], None]) -> None:
+        """Ask what `path` is now, symbolic links followed."""
+        self._ask(
+            STAT,
+            _text(os.fsencode(path)),
+            lambda reply: then(_stat(reply) if reply.kind == ATTRS else _error(reply, path)),
+        )
+
+    def close_file(self, handle: bytes) -> None:
+        """Give a handle back; nobody waits for the answer."""
+        self._ask(CLOSE, _text(handle), lambda _reply: None)
+
+    def read(self, read: Read, then: Callable[[OSError | None], None]) -> None:
+        """Ask for the bytes of `read`; `then` gets None when all are in its sink, else an `OSError`.
+
+        `EOFError` is not among them: a file that ends earlier is an `OSError` with `errno.ENODATA`.
+        """
+
+        def answered(reply: Reply) -> None:
+            if reply.kind != DATA:
+                then(_error(reply, "read"))
+            elif read.received < read.length:  # the file ends, or the server answers less at a time
+                if reply.nbytes >= SMALLEST_READ:
+                    self.largest_read = min(self.largest_read, reply.nbytes)
+                ask()
+            else:
+                then(None)
+
+        def ask() -> None:
+            start, length = read.offset + read.received, read.length - read.received
+            self._ask(READ, _text(read.handle) + struct.pack(">QI", start, length), answered, read)
+
+        ask()
+
+    def stats(self, paths: Sequence[str]) -> list[RemoteStat | OSError]:
+        """What each of `paths` is now, in one round trip."""
+        return self._gather(self.stat, paths)
+
+    def read_blocks(self, blocks: Sequence[tuple[str, int, int]]) -> list[bytes | OSError]:
+        """The bytes of each block (path, offset, length), all in two round trips; fewer bytes where a file ends.
+
+        For headers and the like: every block is held in memory, and is short (at most some 100 KB).
+        """
+        paths = list(dict.fromkeys(path for path, _, _ in blocks))
+        opened = self._gather(self.open, paths)
+        handles = dict(zip(paths, opened, strict=True))
+        read = self._gather(lambda block, then: self._block(handles[block[0]], block, then), blocks)
+        for handle in handles.values():
+            if isinstance(handle, bytes):
+                self.close_file(handle)
+        return read
+
+    def _block(self, handle: bytes | OSError, block: tuple[str, int, int], then: Then) -> None:
+        """Read one block into memory."""
+        _, offset, length = block
+        if isinstance(handle, OSError):
+            return then(handle)
+        kept = bytearray()
+
+        def finish(error: OSError | None) -> None:
+            then(error if error and error.errno != errno.ENODATA else bytes(kept))
+
+        return self.read(Read(handle, offset, length, lambda _offset, data: kept.extend(data)), finish)
+
+    def _gather(self, ask: Callable[[Item, Then], None], items: Sequence[Item]) -> list[Any]:
+        """Ask about all items at once; the answers in the same order."""
+        answers: dict[int, Any] = {}
+        for number, item in enumerate(items):
+            ask(item, partial(answers.__setitem__, number))
+        while len(answers) < len(items):
+            self.wait(self._stall_timeout)
+        return [answers[number] for number in range(len(items))]
+
+    def unfinished(self) -> list[Read]:
+        """The reads that have no answer, or only a part of one."""
+        return [read for _, read in self._then.values() if read]
+
+    def wait(self, timeout: float) -> None:
+        """Send what was asked for, then hand out the answers that came; return after `timeout` seconds without any."""
+        try:
+            if self._outgoing:
+                packets, self._outgoing = b"".join(self._outgoing), []
+                self._inbox.listen()
+                self._channel.sendall(packets)
+            if not self._then:
+                return
+            self._channel.settimeout(timeout)
+            self._channel.recv(WINDOW)  # blocks until the inbox has something, and tells the server how much arrived
+        except TimeoutError:  # (OSError's child: first)
+            pass
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            raise self._lost(error) from error
+        for reply in self._inbox.take():
+            then, _ = self._then.pop(reply.number, (None, None))
+            if then is None:
+                raise WireError("the server answers what nobody asked")
+            then(reply)
+        if self._inbox.failure:
+            raise self._inbox.failure
+        if self._inbox.closed:
+            raise self._lost(None)
+        if self._then and self._inbox.silent_for() > self._stall_timeout:
+            raise ConnectionLost(f"no byte for {self._stall_timeout:g} s")
+
+    def close(self) -> None:
+        """End the session. When this returns, no sink is written to any more."""
+        self._inbox.shut()
+        self._channel.close()
+
+    def _ask(self, kind: int, body: bytes, then: Then, read: Read | None = None) -> None:
+        number = next(self._ids) & 0x7FFFFFFF
+        self._then[number] = (then, read)
+        if read:
+            self._inbox.expect(number, read)
+        self._outgoing.append(struct.pack(">IBI", 5 + len(body), kind, number) + body)
+
+    def _lost(self, error: BaseException | None) -> ConnectionLost:
+        cause = self._transport.get_exception() or error
+        text = printable(str(cause)) if cause and str(cause) else "closed by the server"
+        return ConnectionLost(f"connection lost: {text}")
+
+
+@contextmanager
+def _time_limit(transport: paramiko.Transport, seconds: float) -> Iterator[None]:
+    """Close the transport if the body takes longer: some of paramiko's waits have no end."""
+    timer = threading.Timer(seconds, transport.close)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _text(raw: bytes) -> bytes:
+    return struct.pack(">I", len(raw)) + raw
+
+
+def _handle(reply: Reply) -> bytes:
+    return reply.body[4 : 4 + int.from_bytes(reply.body[:4], "big")]
+
+
+def _stat(reply: Reply) -> RemoteStat | OSError:
+    """The attributes of a reply; size, mode and times must be among them."""
+    flags, at = int.from_bytes(reply.body[:4], "big"), 4
+    fields: dict[int, tuple[int, ...]] = {}
+    for flag, layout in ((1, ">Q"), (2, ">II"), (4, ">I"), (8, ">II")):  # size, owner, mode, times
+        if flags & flag:
+            fields[flag] = struct.unpack_from(layout, reply.body, at)
+            at += struct.calcsize(layout)
+    if not all(flag in fields for flag in (1, 4, 8)):
+        return OSError(errno.EIO, "the server does not tell size, mode and times")
+    return RemoteStat(nbytes=fields[1][0], mtime=fields[8][1], regular=stat.S_ISREG(fields[4][0]))
+
+
+def _error(reply: Reply, path: str) -> OSError:
+    """What the server has against a request, as the `OSError` that fits best."""
+    if reply.kind != STATUS or len(reply.body) < 4:  # noqa: PLR2004  the code's length
+        raise WireError("an answer of another kind than was asked for")
+    code = int.from_bytes(reply.body[:4], "big")
+    if code == _SSH_FX_EOF:
+        return OSError(errno.ENODATA, "the file ends here", path)
+    text = printable(reply.body[8 : 8 + int.from_bytes(reply.body[4:8], "big")])
+    number = _ERRNO.get(code, errno.EIO)
+    return OSError(number, text or os.strerror(number), path)
