@@ -65,7 +65,7 @@ def test_who_hangs_up_at_once_is_told_from_who_is_silent(listener):
 
 def test_a_silent_server_is_given_up(listener):
     line, seconds = open_tcp("127.0.0.1", listener.getsockname()[1], 5)
-    with line, pytest.raises(ConnectError, match="says nothing for 0.05 s"):
+    with line, pytest.raises(ConnectError, match=r"says nothing for 0\.05 s"):
         read_banner(line, 0.05)
     assert 0 <= seconds < 5
 
