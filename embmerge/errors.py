@@ -12,6 +12,7 @@
     │   └── RemoteChanged             4   a remote file changed while it was being read
     ├── LocalDataError                5   what is on this machine: shards, articles, quality
     │   └── ShardError                5   one shard that cannot be read or trusted
+    │       └── TruncatedShard        5   one that ends too early: still being written, or a broken copy
     ├── DiskError                     6   local disk full or not writable
     └── Interrupted                 130   Ctrl-C (130) or SIGTERM (143); what can be resumed is kept
 
@@ -84,6 +85,10 @@ class LocalDataError(EmbmergeError):
 
 class ShardError(LocalDataError):
     """A shard that cannot be read, or that is not to be trusted."""
+
+
+class TruncatedShard(ShardError):
+    """A shard that ends too early: still being written, or a copy that broke off."""
 
 
 class DiskError(EmbmergeError):

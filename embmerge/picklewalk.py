@@ -1,0 +1,383 @@
+"""Understand a pickle of plain values and numpy arrays without unpickling it.
+
+The opcodes are decoded by `pickletools` and interpreted on a small stack of our own. Nothing that the file names is
+imported or called: the few globals that numpy and the plain types write are understood here, every other one is
+refused by name. A long value is seeked over; where it lies is remembered. What is kept is bounded by `BUDGET`, so
+a hostile file costs no more time or memory than an honest one.
+
+Opcodes as in CPython's Lib/pickletools.py (protocols 2 to 5); numpy's spellings as in numpy/_core/src/multiarray/methods.c
+(array_reduce, array_reduce_ex_picklebuffer) and descriptor.c (arraydescr_reduce) of 1.17 to 2.x.
+"""
+
+import math
+import pickletools
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+
+from embmerge.plaintext import printable
+
+BUDGET = 64 << 10  # bytes of opcodes and short values; an honest shard has less than 2 KB of them
+KEEP = 4 << 10  # a value longer than this is passed over
+
+
+class Refused(ValueError):
+    """Not a pickle this reader understands, or one it does not trust."""
+
+
+class Truncated(Refused):
+    """The file ends before the pickle does."""
+
+
+class Raw(bytes):
+    """Bytes of the file: where they lie, and their content if that is short enough to keep (else empty).
+
+    `text`: they lie there as the UTF-8 of latin-1 text, as protocol 2 has it.
+    """
+
+    offset: int
+    nbytes: int
+    text: bool
+
+    def __new__(cls, content: bytes, offset: int, nbytes: int, *, text: bool = False) -> "Raw":
+        """Remember where `content` was found."""
+        raw = super().__new__(cls, content)
+        raw.offset, raw.nbytes, raw.text = offset, nbytes, text
+        return raw
+
+    def __len__(self) -> int:
+        """How many there are in the file: pickletools compares this with what it asked for."""
+        return self.nbytes
+
+
+@dataclass
+class Array:
+    """An array in the file: its form, and its bytes. `dtype` is None as long as the file has not described it."""
+
+    shape: tuple[int, ...] = ()
+    dtype: "np.dtype[Any] | None" = None
+    order: Literal["C", "F"] = "C"
+    raw: Raw | None = None
+
+
+class Inert:
+    """A value that is understood to be harmless and is not needed, such as a date."""
+
+
+def walk(file: BinaryIO, nbytes: int) -> Any:
+    """The value pickled in `file` (of `nbytes`), with every array as `Array`, long bytes and texts as `Raw`.
+
+    Raises `Truncated` if the file ends too early, `Refused` for everything else that is not understood.
+    """
+    window = _Window(file, nbytes)
+    try:
+        value = _Machine(window).run()
+    except Refused:
+        raise
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError, AttributeError) as error:
+        if window.ended:
+            raise Truncated(f"it ends after {nbytes:,} bytes, in the middle of the pickle") from None
+        raise Refused(f"not a pickle that this tool reads ({printable(str(error), 80)})") from None
+    if window.tell() != nbytes:
+        raise Refused(f"{nbytes - window.tell():,} bytes follow the end of the pickle")
+    return value
+
+
+class _Window:
+    """The file as pickletools sees it: long values are passed over, short ones are counted."""
+
+    def __init__(self, file: BinaryIO, nbytes: int) -> None:
+        self._file, self._nbytes, self._left = file, nbytes, BUDGET
+        self.long: Raw | None = None  # the long value of the present opcode
+        self.ended = False
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def read(self, count: int) -> bytes:
+        if count <= KEEP:
+            short = self._file.read(count)
+            self.ended = len(short) < count
+            return self._counted(short)
+        at = self._file.tell()
+        if count > self._nbytes - at:
+            raise Truncated(f"a value of {count:,} bytes begins at {at:,}, but the file ends at {self._nbytes:,}")
+        self._file.seek(at + count)
+        self._left -= KEEP  # what follows costs a block: nobody may ask for a thousand
+        self.long = Raw(b"", at, count)
+        return self.long
+
+    def readline(self) -> bytes:
+        line = self._file.readline(256)
+        self.ended = not line.endswith(b"\n")
+        return self._counted(line)
+
+    def _counted(self, short: bytes) -> bytes:
+        self._left -= len(short)
+        if self._left < 0:
+            raise Refused("too many small values: the rows are not one numpy array")
+        return short
+
+
+# --- what numpy and the plain types write -----------------------------------------------------------------------------
+
+_SIMPLE_DTYPE = re.compile(r"[<>=|]?(?:\?|b1|[iuf][1248]|f16|c8|c16|c32|[SUV]\d{1,4}|[mM]8)")
+
+
+def expect(ok: object, what: str, value: object) -> None:
+    """Refuse the file unless `ok`; `value` is shown only if it is text or a number."""
+    if not ok:
+        raise Refused(f"unexpected {what}: {printable(value, 60)}")
+
+
+@dataclass
+class _Dtype:
+    """A numpy dtype; its byte order may still come."""
+
+    numpy: "np.dtype[Any]"
+
+
+def _dtype(code: object, *_flags: object) -> _Dtype:
+    expect(type(code) is str and _SIMPLE_DTYPE.fullmatch(code), "dtype", code)
+    return _Dtype(np.dtype(code))
+
+
+def _array(shape: object, dtype: object, raw: object, order: object = "C") -> Array:
+    return _described(Array(), shape, dtype, raw, order)
+
+
+def _reconstruct(kind: object, *_placeholder: object) -> Array:
+    expect(isinstance(kind, _Global) and kind.name in _ARRAY_KINDS, "kind of array", kind)
+    return Array()
+
+
+def _described(array: Array, shape: Any, dtype: Any, raw: Any, order: Any) -> Array:
+    plain = type(shape) is tuple and len(shape) <= 32 and all(type(n) is int and 0 <= n < 1 << 48 for n in shape)  # noqa: PLR2004  numpy's own limits
+    expect(plain, "shape", shape)
+    expect(type(dtype) is _Dtype, "dtype", dtype)
+    expect(type(raw) is Raw, "array data", raw)
+    need = math.prod(shape) * dtype.numpy.itemsize
+    fits = need <= raw.nbytes <= 2 * need if raw.text else raw.nbytes == need
+    expect(fits, f"number of bytes in an array that needs {need:,}", raw.nbytes)
+    array.shape, array.dtype, array.raw = shape, dtype.numpy, raw
+    array.order = "F" if order == "F" else "C"
+    return array
+
+
+def _scalar(dtype: object, raw: object) -> Any:
+    if not isinstance(dtype, _Dtype) or dtype.numpy.kind not in "biuf" or not isinstance(raw, Raw):
+        return Inert()
+    expect(raw.nbytes == dtype.numpy.itemsize and bytes.__len__(raw) == raw.nbytes, "scalar", raw.nbytes)
+    return np.frombuffer(raw, dtype.numpy, count=1)[0].item()
+
+
+def _encode(text: object, codec: object = "latin1") -> Raw:
+    expect(codec in {"latin1", "latin-1"} and type(text) in {str, Raw}, "codec", codec)
+    if isinstance(text, str):
+        content = text.encode("latin-1")
+        return Raw(content, -1, len(content))
+    assert isinstance(text, Raw)
+    return Raw(b"", text.offset, text.nbytes, text=True)
+
+
+def _bytes(*args: object) -> Raw:
+    content = args[0] if args else Raw(b"", -1, 0)
+    if isinstance(content, str):
+        return _encode(*args)
+    expect(type(content) is Raw, "bytes", content)
+    assert isinstance(content, Raw)
+    return content
+
+
+def _inert(*_args: object) -> Inert:
+    return Inert()
+
+
+_ARRAY_KINDS = {"numpy.ndarray", "numpy.memmap", "numpy.core.memmap.memmap", "numpy._core.memmap.memmap"}
+_CALLS: dict[str, Callable[..., Any]] = {
+    "numpy.dtype": _dtype,
+    "numpy.ndarray": _array,
+    "_codecs.encode": _encode,
+    "collections.OrderedDict": dict,
+    "datetime.datetime": _inert,
+    "datetime.date": _inert,
+    "datetime.timedelta": _inert,
+    "datetime.timezone": _inert,
+}
+for _core in ("numpy.core", "numpy._core"):
+    _CALLS[f"{_core}.multiarray._reconstruct"] = _reconstruct
+    _CALLS[f"{_core}.multiarray.scalar"] = _scalar
+    _CALLS[f"{_core}.numeric._frombuffer"] = lambda raw, dtype, shape, order: _array(shape, dtype, raw, order)
+for _builtins in ("builtins", "__builtin__"):
+    _CALLS |= {f"{_builtins}.bytes": _bytes, f"{_builtins}.bytearray": _bytes}
+    _CALLS |= {f"{_builtins}.{name}": _inert for name in ("complex", "set", "frozenset")}
+
+
+@dataclass(frozen=True)
+class _Global:
+    """A name in the file that is known here."""
+
+    name: str
+
+
+# --- the machine ------------------------------------------------------------------------------------------------------
+
+
+class _Mark:
+    """Where a group of values begins on the stack."""
+
+
+_MARK = _Mark()
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_TEXTS = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
+_BYTES = {"SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"}
+_NUMBERS = {"BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"}
+_EMPTY: Mapping[str, Callable[[], Any]] = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": Inert}
+
+
+class _Machine:
+    """The pickle's stack and memo. Containers are filled but never hashed, compared, printed or walked."""
+
+    def __init__(self, window: _Window) -> None:
+        self._window = window
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+
+    def run(self) -> Any:
+        """Follow the opcodes to STOP and return the one value that is left."""
+        for opcode, argument, _position in pickletools.genops(self._window):
+            name, long, self._window.long = opcode.name, self._window.long, None
+            if name == "STOP":
+                value = self._pop()
+                expect(not self._stack, "values left at the end", len(self._stack))
+                return value
+            expect(long is None or name in _TEXTS | _BYTES, "length of", name)
+            self._step(name, argument, long)
+        raise Truncated("the pickle has no end")
+
+    def _step(self, name: str, argument: Any, long: Raw | None) -> None:
+        push = self._stack.append
+        if name in _CONSTANTS:
+            push(_CONSTANTS[name])
+        elif name in _NUMBERS:
+            push(argument)
+        elif name in _TEXTS:
+            push(argument if long is None else long)
+        elif name in _BYTES:
+            push(long if long is not None else Raw(bytes(argument), self._window.tell() - len(argument), len(argument)))
+        elif name in _EMPTY:
+            push(_EMPTY[name]())
+        elif name == "MARK":
+            push(_MARK)
+        elif name == "MEMOIZE":
+            self._memo[len(self._memo)] = self._top()
+        elif name in {"BINPUT", "LONG_BINPUT"}:
+            self._memo[argument] = self._top()
+        elif name in {"BINGET", "LONG_BINGET"}:
+            push(self._memo[argument])
+        elif (handle := getattr(self, f"_{name.lower()}", None)) is not None and name in _STRUCTURE:
+            handle(argument)
+        else:
+            expect(name in {"PROTO", "FRAME"}, "opcode", name)
+
+    def _tuple1(self, _argument: None) -> None:
+        self._stack.append((self._pop(),))
+
+    def _tuple2(self, _argument: None) -> None:
+        second = self._pop()
+        self._stack.append((self._pop(), second))
+
+    def _tuple3(self, _argument: None) -> None:
+        second, third = reversed((self._pop(), self._pop()))
+        self._stack.append((self._pop(), second, third))
+
+    def _tuple(self, _argument: None) -> None:
+        self._stack.append(tuple(self._group()))
+
+    def _frozenset(self, _argument: None) -> None:
+        self._group()
+        self._stack.append(Inert())
+
+    def _append(self, _argument: None) -> None:
+        self._extend([self._pop()])
+
+    def _appends(self, _argument: None) -> None:
+        self._extend(self._group())
+
+    def _additems(self, _argument: None) -> None:
+        self._group()
+        expect(type(self._top()) is Inert, "set", self._top())
+
+    def _setitem(self, _argument: None) -> None:
+        value = self._pop()
+        self._update([self._pop(), value])
+
+    def _setitems(self, _argument: None) -> None:
+        self._update(self._group())
+
+    def _global(self, argument: str) -> None:
+        self._name(*argument.split(" ", 1))
+
+    def _stack_global(self, _argument: None) -> None:
+        name = self._pop()
+        self._name(self._pop(), name)
+
+    def _reduce(self, _argument: None) -> None:
+        arguments, function = self._pop(), self._pop()
+        expect(type(function) is _Global and type(arguments) is tuple, "call of", function)
+        expect(function.name in _CALLS, "call of", function.name)
+        self._stack.append(_CALLS[function.name](*arguments))
+
+    def _build(self, _argument: None) -> None:
+        state = self._pop()
+        built = self._top()
+        expect(type(state) is tuple, "state", state)
+        if type(built) is Array and built.dtype is None:
+            _version, shape, dtype, fortran, raw = state
+            _described(built, shape, dtype, raw, "F" if fortran else "C")
+        else:
+            expect(type(built) is _Dtype and state[2:5] == (None,) * 3, "state", state)
+            order = state[1]
+            expect(type(order) is str and order in {"<", ">", "|", "="}, "byte order", order)
+            built.numpy = built.numpy.newbyteorder(order)
+
+    def _name(self, module: object, name: object) -> None:
+        expect(type(module) is str and type(name) is str, "name", module)
+        full = f"{module}.{name}"
+        if full not in _CALLS and full not in _ARRAY_KINDS:
+            raise Refused(f"it names {printable(full, 80)}, which no shard needs: a file that may run code is not read")
+        self._stack.append(_Global(full))
+
+    def _extend(self, items: list[Any]) -> None:
+        expect(type(self._top()) is list, "list", self._top())
+        self._top().extend(items)
+
+    def _update(self, items: list[Any]) -> None:
+        expect(type(self._top()) is dict and len(items) % 2 == 0, "dict", self._top())
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if type(key) in {str, int, float, bool}:  # others are never needed, and hashing a deep tuple would crash
+                self._top()[key] = value
+
+    def _pop(self) -> Any:
+        value = self._stack.pop()
+        expect(value is not _MARK, "mark", "")
+        return value
+
+    def _top(self) -> Any:
+        expect(self._stack[-1] is not _MARK, "mark", "")
+        return self._stack[-1]
+
+    def _group(self) -> list[Any]:
+        items = []
+        while (item := self._stack.pop()) is not _MARK:
+            items.append(item)
+        return items[::-1]
+
+
+_STRUCTURE = {
+    "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE", "FROZENSET", "APPEND", "APPENDS", "ADDITEMS", "SETITEM", "SETITEMS",
+    "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD",
+}  # fmt: skip

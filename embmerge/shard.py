@@ -1,0 +1,214 @@
+"""One `cluster{c}_gpu{g}.pkl`: its header, and its rows.
+
+A shard is a pickled dict with `embeddings` (a float array, rows × dim), `start_index`, `end_index`, `cluster_id`,
+`gpu_id` and usually `timestamp`, `processing_time`, `rate`, `model`. It is never unpickled: `picklewalk` says what it
+holds and where the rows lie.
+"""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from embmerge.errors import LocalDataError, ShardError, TruncatedShard
+from embmerge.picklewalk import Array, Raw, Refused, Truncated, walk
+from embmerge.plaintext import printable
+
+SHARD_NAME = re.compile(r"cluster(\d{1,9})_gpu(\d{1,9})\.pkl")
+_DTYPES = {"f2", "f4", "f8"}
+_BLOCK = 1 << 20  # bytes decoded or copied at once
+_TEXT_LIMIT = 200  # characters of a model's name that are kept
+_MOST_ROWS = 1 << 40
+
+
+@dataclass(frozen=True)
+class ShardHeader:
+    """What a shard says of itself, checked.
+
+    It holds rows `[start, end)` of the dataset as `(rows, dim)` values of `dtype`; `array` says where they lie among
+    the file's `nbytes`. `processing_time` is in seconds, `rate` in rows a second. `cluster` is the configured cluster
+    that the file came from, if known.
+    """
+
+    name: str
+    nbytes: int
+    start: int
+    end: int
+    rows: int
+    dim: int
+    dtype: "np.dtype[Any]"
+    array: Array
+    cluster_id: int
+    gpu_id: int
+    model: str | None = None
+    timestamp: str | None = None
+    processing_time: float | None = None
+    rate: float | None = None
+    cluster: str | None = None
+
+
+def local_shards(directory: Path) -> list[Path]:
+    """The regular files in `directory` whose names are shards', in order of cluster and GPU.
+
+    Raises `LocalDataError` if there is no such folder or none in it.
+    """
+    try:
+        matches = [(SHARD_NAME.fullmatch(path.name), path) for path in directory.iterdir()]
+    except OSError as error:
+        raise LocalDataError(
+            f"cannot list {directory}: {error.strerror}", hint="download the shards first: invoke sync"
+        ) from None
+    found = [((int(match[1]), int(match[2])), path) for match, path in matches if match and path.is_file()]
+    if not found:
+        raise LocalDataError(f"no cluster*_gpu*.pkl in {directory}", hint="download the shards first: invoke sync")
+    return [path for _, path in sorted(found)]
+
+
+def read_header(file: BinaryIO, nbytes: int, name: str, *, cluster: str | None = None) -> ShardHeader:
+    """The header of the shard in `file`, which is `nbytes` long; only its beginning and its end are read.
+
+    Raises `TruncatedShard` if it is cut short, `ShardError` if it is no shard or not to be trusted.
+    """
+    shown = printable(name)
+    try:
+        file.seek(0)
+        return _checked(walk(file, nbytes), nbytes, name, cluster)
+    except Truncated as error:
+        raise TruncatedShard(
+            f"{shown} is cut short: {error}", hint="its worker may still be writing, or the copy broke off; sync again"
+        ) from None
+    except Refused as error:
+        raise ShardError(
+            f"{shown} is not a usable shard: {error}", hint="have its worker write it again, or move it away"
+        ) from None
+
+
+def _checked(value: Any, nbytes: int, name: str, cluster: str | None) -> ShardHeader:
+    if type(value) is not dict:
+        raise Refused(f"it holds a {_kind(value)}, not a dict with 'embeddings'")
+    array = value.get("embeddings")
+    if not isinstance(array, Array):
+        raise Refused(f"its 'embeddings' is {_kind(array)}, not a numpy array")
+    if array.dtype is None or array.raw is None:
+        raise Refused("its array is unfinished")
+    if len(array.shape) != 2 or min(array.shape) < 1:  # noqa: PLR2004  rows × dim
+        raise Refused(f"its array has the shape {array.shape}, not (rows, dim)")
+    if array.dtype.str[1:] not in _DTYPES:
+        raise Refused(f"its array is of {array.dtype}, not of float16, float32 or float64")
+    start, end = _whole(value, "start_index"), _whole(value, "end_index")
+    rows, dim = array.shape
+    if end - start != rows:
+        raise Refused(f"it says it covers rows {start:,} - {end:,}, which are {end - start:,}, but it holds {rows:,}")
+    return ShardHeader(
+        name=name,
+        nbytes=nbytes,
+        start=start,
+        end=end,
+        rows=rows,
+        dim=dim,
+        dtype=array.dtype,
+        array=array,
+        cluster_id=_whole(value, "cluster_id"),
+        gpu_id=_whole(value, "gpu_id"),
+        model=_text(value.get("model")),
+        timestamp=_text(value.get("timestamp")),
+        processing_time=_number(value.get("processing_time")),
+        rate=_number(value.get("rate")),
+        cluster=cluster,
+    )
+
+
+def _kind(value: object) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__.lower()}"
+
+
+def _whole(shard: dict[str, Any], key: str) -> int:
+    value = shard.get(key)
+    if type(value) is not int or not 0 <= value < _MOST_ROWS:
+        raise Refused(f"its {key!r} is {printable(value, 40) if value is not None else 'missing'}, not a whole number")
+    return value
+
+
+def _text(value: object) -> str | None:
+    return printable(value, _TEXT_LIMIT) if type(value) is str else None
+
+
+def _number(value: object) -> float | None:
+    return float(value) if type(value) in {int, float} and abs(value) < 1e300 else None  # type: ignore[arg-type, operator]
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def addressable(file: BinaryIO, header: ShardHeader) -> Iterator[tuple[BinaryIO, ShardHeader]]:
+    """`file` and `header` such that rows can be read from an offset, whatever way the shard stores them.
+
+    Protocol 2 stores bytes as text, and short arrays lie within the pickle; both are written out once, to a file
+    without a name.
+    """
+    raw = header.array.raw
+    assert raw is not None
+    if not raw.text and raw.offset >= 0:
+        yield file, header
+        return
+    with tempfile.TemporaryFile() as plain:
+        if bytes.__len__(raw):
+            plain.write(bytes(raw))
+        else:
+            _decode(file, raw, plain, header)
+        plain.flush()
+        placed = replace(header.array, raw=Raw(b"", 0, plain.tell()))
+        yield plain, replace(header, array=placed)
+
+
+def _decode(file: BinaryIO, raw: Raw, plain: BinaryIO, header: ShardHeader) -> None:
+    import codecs  # noqa: PLC0415
+
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    file.seek(raw.offset)
+    left = raw.nbytes
+    try:
+        while left:
+            block = file.read(min(left, _BLOCK))
+            if not block:
+                break
+            left -= len(block)
+            plain.write(decoder.decode(block, final=not left).encode("latin-1"))
+    except UnicodeError:
+        left = -1
+    if left or plain.tell() != header.rows * header.dim * header.dtype.itemsize:
+        raise ShardError(f"{printable(header.name)}: its rows, stored as text, are damaged", hint="sync it again")
+
+
+def read_rows(file: BinaryIO, header: ShardHeader, start: int, stop: int) -> npt.NDArray[Any]:
+    """Rows `[start, stop)` of the shard, counted from its own first row, as a new C-ordered `(n, dim)` array.
+
+    `file` and `header` are those that `addressable` gave. Raises `TruncatedShard` if the file has become shorter.
+    """
+    raw, itemsize = header.array.raw, header.dtype.itemsize
+    assert raw is not None
+    if header.array.order == "C":
+        rows = np.empty((stop - start, header.dim), header.dtype)
+        _fill(file, raw.offset + start * header.dim * itemsize, rows, header)
+        return rows
+    columns = np.empty((header.dim, stop - start), header.dtype)
+    for column in range(header.dim):
+        _fill(file, raw.offset + (column * header.rows + start) * itemsize, columns[column], header)
+    return np.ascontiguousarray(columns.T)
+
+
+def _fill(file: BinaryIO, offset: int, room: npt.NDArray[Any], header: ShardHeader) -> None:
+    file.seek(offset)
+    view = memoryview(room).cast("B")
+    while view:
+        got = file.readinto(view)  # type: ignore[attr-defined]  a real file has it, typing's BinaryIO does not say so
+        if not got:
+            raise TruncatedShard(f"{printable(header.name)} became shorter while it was read", hint="sync it again")
+        view = view[got:]
