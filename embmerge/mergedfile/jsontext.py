@@ -1,0 +1,157 @@
+"""Articles and metadata as JSON, for the formats that hold no Python values.
+
+What is read back comes from a file that anybody may have made: lines and documents are bounded, every value has a
+checked type, and nothing of a file's text reaches a message but through `printable`.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, BinaryIO
+
+from embmerge.errors import LocalDataError
+from embmerge.plaintext import printable
+
+METADATA_LIMIT = 2 << 20  # thousands of shards; decoded, hostile JSON can be some twenty times as large
+LINE_LIMIT = 1 << 20  # a title, an id and a url; a thousandth of it is usual
+_DIGITS = 20  # of an id; Python 3.10 needs minutes to read a number of a million digits
+_PLAIN = ("model", "timestamp")  # text as it is; all else is JSON
+
+
+class Lines:
+    """Articles as JSON lines, written to `file`; `count` and `nbytes` say how far it is."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.count = 0
+        self.nbytes = 0
+
+    def write(self, articles: Iterable[Mapping[str, Any]]) -> None:
+        """Append one line an article, in order."""
+        for article in articles:
+            line = encode({key: article.get(key) for key in ("title", "id", "url")}) + b"\n"
+            self._file.write(line)
+            self.count += 1
+            self.nbytes += len(line)
+
+
+def read_lines(file: BinaryIO, count: int, name: str) -> Iterator[dict[str, Any]]:
+    """The `count` articles that are the lines of `file`, one at a time.
+
+    Raises `LocalDataError` naming the file and the line where one is not {'title': text, 'id': number or text,
+    'url': text or null}, or where there are more or fewer of them.
+    """
+    for row in range(count):
+        line = file.readline(LINE_LIMIT)
+        if not line.endswith(b"\n"):
+            why = f"is longer than {LINE_LIMIT:,} bytes" if len(line) == LINE_LIMIT else "is cut short or missing"
+            raise damaged(name, f"line {row + 1:,} of its articles {why}")
+        yield check_article(_decode(line, name, f"line {row + 1:,} of its articles"), name, row)
+    if file.read(1):
+        raise damaged(name, f"it has more than {count:,} articles")
+
+
+def check_article(article: object, name: str, row: int) -> dict[str, Any]:
+    """`article` reduced to title, id and url, if they have the types that merge writes."""
+    if isinstance(article, dict):
+        title, key, url = article.get("title"), article.get("id"), article.get("url")
+        plain = isinstance(title, str) and isinstance(url, str | None) and isinstance(key, int | str | None)
+        if plain and not isinstance(key, bool):
+            return {"title": title, "id": key, "url": url}
+    raise damaged(name, f"article {row:,} is not a title, an id and a url")
+
+
+def dump(metadata: Mapping[str, Any]) -> bytes:
+    """`metadata` as one JSON document a person can read."""
+    document = encode(_finite(metadata), indent=1) + b"\n"
+    _check_room(len(document))
+    return document
+
+
+def load(document: bytes, name: str, limit: int = METADATA_LIMIT) -> dict[str, Any]:
+    """The JSON object in `document`; `LocalDataError` if it is none or longer than `limit` bytes."""
+    if len(document) > limit:
+        raise damaged(name, f"its metadata is longer than {limit:,} bytes")
+    decoded = _decode(document, name, "its metadata")
+    if not isinstance(decoded, dict):
+        raise damaged(name, "its metadata is not a JSON object")
+    return decoded
+
+
+def to_strings(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """`metadata` as text for text, for formats whose metadata is that: model and timestamp plain, the rest JSON."""
+    texts = {
+        key: value if key in _PLAIN and isinstance(value, str) else encode(_finite(value)).decode()
+        for key, value in metadata.items()
+        if not (key in _PLAIN and value is None)
+    }
+    _check_room(sum(map(len, texts.values())))
+    return texts
+
+
+def from_strings(texts: object, name: str) -> dict[str, Any]:
+    """What `to_strings` was given; `LocalDataError` where `texts` are not texts, or one is not JSON."""
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise damaged(name, "its metadata is not text by name")
+    if sum(map(len, texts.values())) > METADATA_LIMIT:
+        raise damaged(name, f"its metadata is longer than {METADATA_LIMIT:,} bytes")
+    return dict.fromkeys(_PLAIN) | {
+        key: text if key in _PLAIN else _decode(text, name, f"its metadata {printable(key, 40)}")
+        for key, text in texts.items()
+    }
+
+
+def check_metadata(metadata: dict[str, Any], shape: tuple[int, int], name: str) -> dict[str, Any]:
+    """`metadata` with its shapes as tuples, if it has the entries that merge writes and they agree with `shape`."""
+    rows, dim = shape
+    metrics, chunks = metadata.get("quality_metrics"), metadata.get("chunk_info")
+    if metadata.get("total_articles") != rows or metadata.get("embedding_dim") != dim:
+        raise damaged(name, f"its metadata does not speak of {rows:,} rows of {dim:,}")
+    if not isinstance(metrics, dict) or not isinstance(chunks, list) or not all(isinstance(c, dict) for c in chunks):
+        raise damaged(name, "its metadata lacks quality_metrics or chunk_info")
+    if not all(isinstance(metadata.setdefault(key, None), str | None) for key in _PLAIN):
+        raise damaged(name, "its model or timestamp is not text")
+    return {**metadata, "shape": shape, "quality_metrics": {**metrics, "shape": shape}}
+
+
+def damaged(name: str, why: str) -> LocalDataError:
+    """The error for a merged file that cannot be used as it is."""
+    return LocalDataError(f"{printable(name)}: {why}", hint="make it again with `invoke merge` or `invoke convert`")
+
+
+def encode(value: object, indent: int | None = None) -> bytes:
+    """`value` as UTF-8 JSON."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent).encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which UTF-8 cannot say but a JSON escape can
+        return json.dumps(value, allow_nan=False, indent=indent).encode()
+
+
+def _decode(text: str | bytes, name: str, what: str) -> Any:
+    try:
+        return json.loads(text, parse_int=_integer)
+    except (ValueError, RecursionError):
+        raise damaged(name, f"{what} is not JSON as merge writes it") from None
+
+
+def _check_room(nbytes: int) -> None:
+    if nbytes > METADATA_LIMIT:
+        raise LocalDataError(
+            f"the metadata would be longer than {METADATA_LIMIT:,} bytes, which is what this format has room for",
+            hint="choose an --output that ends in .pkl, or merge fewer shards",
+        )
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _DIGITS:
+        raise ValueError("too long a number")
+    return int(digits)
+
+
+def _finite(value: Any) -> Any:
+    """`value` with NaN and Inf, which JSON does not have, as None."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

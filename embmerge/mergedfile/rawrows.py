@@ -1,0 +1,111 @@
+"""Rows as plain bytes, one after another: how .npy and .safetensors hold them."""
+
+import io
+import os
+import zlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from embmerge.errors import DiskError
+from embmerge.mergedfile.jsontext import damaged
+from embmerge.plaintext import printable
+
+if TYPE_CHECKING:
+    from embmerge.mergedfile import Merged
+
+BLOCK = 8 << 20  # bytes read or checked at once
+
+
+class RowSink:
+    """Writes rows in order to `file` from where it stands; knows how many came and their checksum."""
+
+    def __init__(self, file: BinaryIO, dim: int, dtype: np.dtype[Any]) -> None:
+        self._file = file
+        self._dim = dim
+        self._dtype = dtype
+        self.rows = 0
+        self.nbytes = 0
+        self.checksum = 0
+
+    def write(self, rows: npt.NDArray[Any]) -> None:
+        """Append `rows`, (n, dim) of any byte order."""
+        if rows.ndim != 2 or rows.shape[1] != self._dim:  # noqa: PLR2004  a table
+            raise ValueError(f"rows of shape {rows.shape} do not fit a file of {self._dim} columns")
+        raw = as_bytes(np.ascontiguousarray(rows, self._dtype))
+        self._file.write(raw)
+        self.checksum = zlib.crc32(raw, self.checksum)
+        self.rows += len(rows)
+        self.nbytes += len(raw)
+
+
+class RowSource:
+    """A (rows, dim) table of `dtype` in `file` from byte `offset` on; reading moves no file position."""
+
+    def __init__(self, file: BinaryIO, offset: int, shape: tuple[int, int], dtype: np.dtype[Any], name: str) -> None:
+        self._fd = file.fileno()
+        self._offset = offset
+        self._name = name
+        self.shape = shape
+        self.dtype = dtype
+        self.row_nbytes = shape[1] * dtype.itemsize
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Rows [start, stop) as a new array; `stop` beyond the last row means up to it, as in slicing."""
+        start, stop, _ = slice(start, stop).indices(self.shape[0])
+        rows = np.empty((max(0, stop - start), self.shape[1]), self.dtype)
+        room = as_bytes(rows)
+        at = self._offset + start * self.row_nbytes
+        while room:
+            got = os.preadv(self._fd, [room], at)
+            if not got:
+                raise damaged(self._name, "it became shorter while it was read")
+            room, at = room[got:], at + got
+        return rows
+
+
+class Region(io.RawIOBase):
+    """`nbytes` of `file` from `offset` on, as a file with a position of its own: several can be read at once."""
+
+    def __init__(self, file: BinaryIO, offset: int, nbytes: int) -> None:
+        self._fd = file.fileno()
+        self._at = offset
+        self._end = offset + nbytes
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, room: Any) -> int:
+        """Fill `room` as far as the region goes."""
+        view = memoryview(room)[: self._end - self._at]
+        got = os.preadv(self._fd, [view], self._at) if view else 0
+        self._at += got
+        return got
+
+
+def as_bytes(rows: npt.NDArray[Any]) -> memoryview:
+    """The memory of C-contiguous `rows` of any byte order (a memoryview alone casts native ones only)."""
+    return rows.reshape(-1).view(np.uint8).data
+
+
+def read_back(written: "Merged", sink: RowSink, articles: int) -> None:
+    """Read a finished file again; `DiskError` unless it holds what `sink` was given and as many `articles`."""
+    checksum = 0
+    for start, stop in blocks(written.shape[0], written.shape[1] * written.dtype.itemsize):
+        checksum = zlib.crc32(as_bytes(written.rows(start, stop)), checksum)
+    same = written.shape[0] == sink.rows and checksum == sink.checksum
+    if not same or sum(1 for _ in written.articles()) != articles:
+        raise DiskError(
+            f"{printable(str(written.path))} does not read back as it was written",
+            hint="the disk may be failing; choose an --output on another one",
+        )
+
+
+def blocks(rows: int, row_nbytes: int, nbytes: int = BLOCK) -> Iterator[tuple[int, int]]:
+    """(start, stop) of pieces of some `nbytes` that together are all `rows`."""
+    step = max(1, nbytes // max(1, row_nbytes))
+    for start in range(0, rows, step):
+        yield start, min(rows, start + step)

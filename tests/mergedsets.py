@@ -1,0 +1,65 @@
+"""Small datasets for the tests of merged files, and a way to write one."""
+
+import numpy as np
+
+
+def rows_of(count=500, dim=24, dtype="<f4"):
+    """Random rows, the same for the same arguments."""
+    return np.random.default_rng(count).standard_normal((count, dim)).astype(dtype)
+
+
+def articles_of(count=500, site="encyclopedia.example"):
+    """Articles with titles in several scripts and ids of both types."""
+    titles = ("Zürich", "東京", 'A "quoted" \\ title', "two\nlines", "\u202eright to left", "")
+    return [
+        {
+            "title": f"{titles[row % len(titles)]}{row}",
+            "id": row if row % 2 else str(row),
+            "url": f"https://{site}/wiki/{row}" if row % 7 else None,
+        }
+        for row in range(count)
+    ]
+
+
+def metadata_of(rows, shards=2):
+    """What merge says about `rows`."""
+    norms = np.linalg.norm(rows.astype(np.float64), axis=1) if len(rows) else np.zeros(1)
+    figures = {"min_norm": norms.min(), "max_norm": norms.max(), "mean_norm": norms.mean(), "std_norm": norms.std()}
+    edges = np.linspace(0, len(rows), shards + 1).astype(int).tolist()
+    return {
+        "total_articles": len(rows),
+        "embedding_dim": rows.shape[1],
+        "shape": rows.shape,
+        "model": "all-tests-v1",
+        "timestamp": "2026-01-15T01:02:03",
+        "quality_metrics": {
+            "shape": rows.shape,
+            "dtype": rows.dtype.name,
+            **{name: float(value) for name, value in figures.items()},
+            "has_nan": False,
+            "has_inf": False,
+        },
+        "chunk_info": [
+            {
+                "cluster_id": 1,
+                "gpu_id": gpu,
+                "start_index": start,
+                "end_index": end,
+                "filepath": f"embeddings/cluster1_gpu{gpu}.pkl",
+                "cluster": "tensor01",
+                "sha256": "0" * 64,
+            }
+            for gpu, (start, end) in enumerate(zip(edges, edges[1:], strict=False))
+        ],
+    }
+
+
+def write_set(writer, path, rows, articles, metadata, block=90):
+    """Write everything with `writer` to `path` as merge does: rows in blocks, then the rest, then the name."""
+    hidden = path.with_name(f".{path.name}.tmp")
+    out = writer(hidden, len(rows) + 10, rows.shape[1], rows.dtype)
+    for start in range(0, len(rows), block):
+        out.write(rows[start : start + block])
+    out.finish(iter(articles), metadata)
+    out.publish(path)
+    return path
