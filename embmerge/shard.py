@@ -9,7 +9,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -43,7 +43,7 @@ class ShardHeader:
     rows: int
     dim: int
     dtype: "np.dtype[Any]"
-    array: Array
+    array: Array = field(repr=False)  # where the rows lie: nothing that a person or a script is shown
     cluster_id: int
     gpu_id: int
     model: str | None = None

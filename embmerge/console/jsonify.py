@@ -19,7 +19,7 @@ HIDDEN = "**********"
 def jsonify(value: object) -> Any:
     """`value` as dicts, lists, text, finite numbers, booleans and None.
 
-    A dataclass becomes a dict of its public fields, with `ok` if it knows that; numpy's scalars, small arrays and
+    A dataclass becomes a dict of the fields that its repr shows, with `ok` if it knows that; numpy's scalars, small arrays and
     dtypes become plain values; NaN and Inf, which JSON does not have, become None; a secret stays hidden.
     """
     if is_dataclass(value) and not isinstance(value, type):
@@ -89,7 +89,7 @@ def _(error: EmbmergeError) -> dict[str, Any]:
 
 
 def _dataclass(value: Any) -> dict[str, Any]:
-    document = {f.name: jsonify(getattr(value, f.name)) for f in fields(value) if not f.name.startswith("_")}
+    document = {f.name: jsonify(getattr(value, f.name)) for f in fields(value) if f.repr}
     if isinstance(getattr(type(value), "ok", None), property):
         return {"ok": value.ok, **document}
     return document
