@@ -67,21 +67,23 @@ class Inert:
     """A value that is understood to be harmless and is not needed, such as a date."""
 
 
-def walk(file: BinaryIO, nbytes: int) -> Any:
+def walk(file: BinaryIO, nbytes: int, *, budget: int = BUDGET, until: str | None = None) -> Any:
     """The value pickled in `file` (of `nbytes`), with every array as `Array`, long bytes and texts as `Raw`.
 
+    At most `budget` bytes of opcodes and short values are read. With `until`, the walk ends once the key of that
+    name in an outermost dict was read: the dict as it is then comes back, and `file` stands before that key's value.
     Raises `Truncated` if the file ends too early, `Refused` for everything else that is not understood.
     """
-    window = _Window(file, nbytes)
+    window = _Window(file, nbytes, budget)
     try:
-        value = _Machine(window).run()
+        value = _Machine(window).run(until)
     except Refused:
         raise
     except (ValueError, TypeError, LookupError, OverflowError, RecursionError, AttributeError) as error:
         if window.ended:
             raise Truncated(f"it ends after {nbytes:,} bytes, in the middle of the pickle") from None
         raise Refused(f"not a pickle that this tool reads ({printable(str(error), 80)})") from None
-    if window.tell() != nbytes:
+    if until is None and window.tell() != nbytes:
         raise Refused(f"{nbytes - window.tell():,} bytes follow the end of the pickle")
     return value
 
@@ -89,8 +91,8 @@ def walk(file: BinaryIO, nbytes: int) -> Any:
 class _Window:
     """The file as pickletools sees it: long values are passed over, short ones are counted."""
 
-    def __init__(self, file: BinaryIO, nbytes: int) -> None:
-        self._file, self._nbytes, self._left = file, nbytes, BUDGET
+    def __init__(self, file: BinaryIO, nbytes: int, budget: int) -> None:
+        self._file, self._nbytes, self._left = file, nbytes, budget
         self.long: Raw | None = None  # the long value of the present opcode
         self.ended = False
 
@@ -246,10 +248,12 @@ class _Machine:
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
 
-    def run(self) -> Any:
-        """Follow the opcodes to STOP and return the one value that is left."""
+    def run(self, until: str | None) -> Any:
+        """Follow the opcodes to STOP, or to the key `until`, and return the one value that is left."""
         for opcode, argument, _position in pickletools.genops(self._window):
             name, long, self._window.long = opcode.name, self._window.long, None
+            if until is not None and name in _TEXTS and argument == until and len(self._stack) == 1:
+                return self._pop()
             if name == "STOP":
                 value = self._pop()
                 expect(not self._stack, "values left at the end", len(self._stack))

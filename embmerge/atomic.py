@@ -1,0 +1,123 @@
+"""Files that appear whole or not at all: written beside their place under another name, synced, then renamed.
+
+A temporary's name tells which process makes it, so that the next run can remove what a dead one left behind.
+"""
+
+import errno
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from embmerge.errors import DiskError
+from embmerge.plaintext import printable, size
+
+_MARK = re.compile(r"\w+-(?P<pid>\d{1,9})-\d+\.tmp")
+_numbers = iter(range(1 << 62))
+
+
+@contextmanager
+def temporary_for(place: Path) -> Iterator[Path]:
+    """A path beside `place` for a file that will replace it; whatever is left there in the end is removed.
+
+    The folder is made, and what dead processes left of the same name is removed. The disk's own errors in the block
+    become `DiskError`.
+    """
+    mark = f"{_here()}-{os.getpid()}-{next(_numbers)}.tmp"
+    temporary = place.with_name(f".{place.name}.{mark}")
+    with disk_errors(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(place)
+        try:
+            yield temporary
+        finally:
+            for path in _beside(place, mark):
+                with suppress(OSError):
+                    path.unlink()
+
+
+@contextmanager
+def replacing(place: Path) -> Iterator[Path]:
+    """A path for the new content of `place`: synced and renamed when the block ends well, removed when it does not."""
+    with temporary_for(place) as temporary:
+        yield temporary
+        sync(temporary)
+        temporary.replace(place)
+        sync(place.parent)
+
+
+def write_bytes(place: Path, content: bytes) -> None:
+    """Put `content` at `place`, whole or not at all."""
+    with replacing(place) as temporary:
+        temporary.write_bytes(content)
+
+
+def sync(path: Path) -> None:
+    """Have the system put `path`, a file or a folder, on the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # some network file systems cannot sync a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def need(folder: Path, nbytes: int) -> None:
+    """Raise `DiskError` unless the disk of `folder` (or of its nearest parent that exists) has room for `nbytes`."""
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < nbytes:
+        raise DiskError(
+            f"the disk of {folder} has {size(free)} free, but {size(nbytes)} are needed",
+            hint="free some room, or choose another disk",
+        )
+
+
+@contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Turn what the local disk says into a `DiskError` that names `place`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            raise DiskError(
+                f"the disk is full: {place} could not be written", hint="free some room and run it again; what was there is as it was"
+            ) from error
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EIO}:
+            why = (error.strerror or "").lower()
+            raise DiskError(
+                f"cannot write {place}: {printable(why)}", hint="choose another place, or change the folder's permissions"
+            ) from error
+        raise
+
+
+def _beside(place: Path, mark: str = "") -> list[Path]:
+    return [path for path in place.parent.iterdir() if path.name.startswith(f".{place.name}.{mark}")]
+
+
+def _remove_stale(place: Path) -> None:
+    for path in _beside(place, f"{_here()}-"):
+        match = _MARK.match(path.name.removeprefix(f".{place.name}."))
+        if match and not _alive(int(match["pid"])):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _here() -> str:
+    return re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname()) or "here"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's, or a number that no process can have: leave it
+        return True
+    return True

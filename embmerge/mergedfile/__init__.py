@@ -1,0 +1,105 @@
+"""Merged files of every format: the suffix says which one.
+
+`open_writer` makes one that appears whole or not at all, `open_merged` reads one without ever unpickling it.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from embmerge.atomic import temporary_for
+from embmerge.errors import LocalDataError, UsageError
+from embmerge.plaintext import printable
+
+# suffix → module of this package with a Writer and a Merged; imported when first used
+_FORMATS = {
+    ".pkl": ("pkl", "PickleWriter", "PickleMerged"),
+    ".npy": ("npy", "NpyWriter", "NpyMerged"),
+    ".safetensors": ("safetensors", "SafetensorsWriter", "SafetensorsMerged"),
+    ".parquet": ("parquet", "ParquetWriter", "ParquetMerged"),
+}
+SUFFIXES = tuple(_FORMATS)
+
+
+class Writer(Protocol):
+    """Writes one merged file under a temporary name; made with (path, rows, dim, dtype), `rows` an upper bound."""
+
+    def write(self, rows: npt.NDArray[Any]) -> None:
+        """Append `rows`, (n, dim) of the file's dtype, in row order."""
+
+    def finish(self, articles: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]) -> None:
+        """Complete the file, sync it, and read it back; `DiskError` if the disk holds something else than was written."""
+
+    def publish(self, output: Path) -> None:
+        """Give the finished file its name."""
+
+    def close(self) -> None:
+        """Let go of the file, complete or not."""
+
+
+class Merged(Protocol):
+    """A merged file, opened for reading.
+
+    `metadata` has total_articles, embedding_dim, shape, model, timestamp, quality_metrics and chunk_info.
+    """
+
+    path: Path
+    shape: tuple[int, int]
+    dtype: "np.dtype[Any]"
+    metadata: dict[str, Any]
+
+    def rows(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Rows `[start, stop)` as a new (n, dim) array."""
+
+    def articles(self) -> Iterator[dict[str, Any]]:
+        """`{'title', 'id', 'url'}` of every row, in row order, read as they are asked for."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+@contextmanager
+def open_writer(output: Path, rows: int, dim: int, dtype: "np.dtype[Any]") -> Iterator[Writer]:
+    """A writer whose file takes the place of `output` when the block ends well, and is gone when it does not.
+
+    `rows` is an upper bound; what is written counts. The folder is made. Raises `UsageError` for an unknown suffix,
+    `DiskError` where the disk is full or not writable.
+    """
+    make = _format(output, 1)
+    with temporary_for(output) as hidden:
+        writer: Writer = make(hidden, rows, dim, dtype)
+        try:
+            yield writer
+            writer.publish(output)
+        finally:
+            writer.close()
+
+
+def open_merged(path: Path) -> Merged:
+    """The merged file at `path`; close it after use. Raises `LocalDataError` if it is none, or damaged."""
+    make = _format(path, 2)
+    try:
+        merged: Merged = make(path)
+    except FileNotFoundError:
+        raise LocalDataError(f"no merged file {path}", hint="make it with `invoke merge`, or name another") from None
+    except OSError as error:
+        raise LocalDataError(f"cannot read {path}: {error.strerror}") from None
+    return merged
+
+
+def check_suffix(path: Path) -> None:
+    """Raise `UsageError`, listing the known ones, unless the suffix of `path` names a format that can be had here."""
+    _format(path, 1)
+
+
+def _format(path: Path, part: int) -> Any:
+    names = _FORMATS.get(path.suffix)
+    if names is None:
+        shown = printable(path.suffix) or "no suffix"
+        raise UsageError(f"{path}: {shown} is no known format", hint=f"end it in one of {', '.join(SUFFIXES)}")
+    return getattr(import_module(f"{__name__}.{names[0]}"), names[part])
