@@ -1,6 +1,10 @@
 """Small datasets for the tests of merged files, and a way to write one."""
 
+from itertools import pairwise
+
 import numpy as np
+
+from embmerge.mergedfile import open_writer
 
 
 def rows_of(count=500, dim=24, dtype="<f4"):
@@ -49,17 +53,16 @@ def metadata_of(rows, shards=2):
                 "cluster": "tensor01",
                 "sha256": "0" * 64,
             }
-            for gpu, (start, end) in enumerate(zip(edges, edges[1:], strict=False))
+            for gpu, (start, end) in enumerate(pairwise(edges))
         ],
     }
 
 
-def write_set(writer, path, rows, articles, metadata, block=90):
-    """Write everything with `writer` to `path` as merge does: rows in blocks, then the rest, then the name."""
-    hidden = path.with_name(f".{path.name}.tmp")
-    out = writer(hidden, len(rows) + 10, rows.shape[1], rows.dtype)
-    for start in range(0, len(rows), block):
-        out.write(rows[start : start + block])
-    out.finish(iter(articles), metadata)
-    out.publish(path)
+def write_set(path, rows, articles=None, metadata=None, block=90):
+    """Write everything to `path` as merge does: rows in blocks, then the rest, then the name."""
+    articles = articles_of(len(rows)) if articles is None else articles
+    with open_writer(path, len(rows) + 10, rows.shape[1], rows.dtype) as out:
+        for start in range(0, len(rows), block):
+            out.write(rows[start : start + block])
+        out.finish(iter(articles), metadata_of(rows) if metadata is None else metadata)
     return path

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from embmerge.errors import LocalDataError
-from embmerge.mergedfile.npy import NpyMerged, NpyWriter
+from embmerge.mergedfile.npy import NpyMerged, _edges
 from tests.mergedsets import articles_of, metadata_of, rows_of, write_set
 
 NAMES = ["set.articles.jsonl", "set.json", "set.npy"]
@@ -15,7 +15,7 @@ NAMES = ["set.articles.jsonl", "set.json", "set.npy"]
 
 def written(folder, rows=None):
     rows = rows_of() if rows is None else rows
-    return write_set(NpyWriter, folder / "set.npy", rows, articles_of(len(rows)), metadata_of(rows))
+    return write_set(folder / "set.npy", rows)
 
 
 def contents(folder):
@@ -54,7 +54,7 @@ def test_two_readers_of_the_articles_do_not_disturb_each_other(tmp_path):
 def test_half_a_surrogate_pair_in_a_title_survives(tmp_path):
     articles = [{"title": "\ud83d", "id": 1, "url": None}]
     rows = rows_of(1)
-    merged = NpyMerged(write_set(NpyWriter, tmp_path / "set.npy", rows, articles, metadata_of(rows)))
+    merged = NpyMerged(write_set(tmp_path / "set.npy", rows, articles))
     assert list(merged.articles()) == articles
 
 
@@ -72,16 +72,13 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
 def test_a_write_that_fails_midway_leaves_the_old_set(tmp_path):
     written(tmp_path)
     before = contents(tmp_path)
-    writer = NpyWriter(tmp_path / ".new.npy", 500, 24, np.dtype("<f4"))
-    writer.write(rows_of(7))
 
     def articles():
         yield from articles_of(3)
-        raise OSError("the articles file is gone")
+        raise EOFError("the articles file is gone")
 
-    with pytest.raises(OSError, match="gone"):
-        writer.finish(articles(), metadata_of(rows_of(7)))
-    writer.close()
+    with pytest.raises(EOFError):
+        write_set(tmp_path / "set.npy", rows_of(7), articles())
     assert contents(tmp_path) == before
 
 
@@ -154,7 +151,7 @@ def test_a_file_of_another_set_is_noticed(tmp_path, name):
     path = written(tmp_path)
     (tmp_path / "other").mkdir()
     other = tmp_path / "other" / "set.npy"
-    write_set(NpyWriter, other, rows_of() + 1, articles_of(site="encyclopedia.invalid"), metadata_of(rows_of()))
+    write_set(other, rows_of() + 1, articles_of(site="encyclopedia.invalid"), metadata_of(rows_of()))
     (tmp_path / name).write_bytes(other.with_name(name).read_bytes())
     with pytest.raises(LocalDataError, match="belong to another file"):
         NpyMerged(path)
@@ -267,8 +264,6 @@ def test_articles_that_are_something_else_are_refused(tmp_path, lines):
 
 def trust_anew(folder):
     """Make set.json vouch for the files as they are now, as an attacker would."""
-    from embmerge.mergedfile.npy import _edges
-
     side = folder / "set.json"
     with (folder / "set.npy").open("rb") as rows, (folder / "set.articles.jsonl").open("rb") as articles:
         files = {"npy": _edges(rows), "articles.jsonl": _edges(articles)}

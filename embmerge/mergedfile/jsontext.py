@@ -13,8 +13,8 @@ from embmerge.errors import LocalDataError
 from embmerge.plaintext import printable
 
 METADATA_LIMIT = 2 << 20  # thousands of shards; decoded, hostile JSON can be some twenty times as large
-LINE_LIMIT = 1 << 20  # a title, an id and a url; a thousandth of it is usual
-_DIGITS = 20  # of an id; Python 3.10 needs minutes to read a number of a million digits
+LINE_LIMIT = 2 << 20  # a title, an id and a url of 64 KiB each, escaped
+_DIGITS = 40  # of an id; Python 3.10 needs minutes to read a number of a million digits
 _PLAIN = ("model", "timestamp")  # text as it is; all else is JSON
 
 

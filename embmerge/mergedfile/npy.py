@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from embmerge.atomic import sync
 from embmerge.mergedfile.jsontext import METADATA_LIMIT, Lines, check_metadata, damaged, dump, load, read_lines
 from embmerge.mergedfile.rawrows import Region, RowSink, RowSource, read_back
 from embmerge.plaintext import printable
@@ -71,14 +72,12 @@ class NpyWriter:
             _finish_renames(final)
             for here, there in zip(self._paths, _hidden(final), strict=True):
                 here.replace(there)
-            _sync_folder(output.parent)
+            sync(output.parent)
             _finish_renames(final)
 
     def close(self) -> None:
-        """Let go of the file; one that was not published is removed, with what lies beside it."""
+        """Let go of the file, complete or not."""
         self._file.close()
-        for path in self._paths:
-            path.unlink(missing_ok=True)
 
 
 class NpyMerged:
@@ -153,7 +152,7 @@ def _finish_renames(final: _Set) -> None:
         with suppress(FileNotFoundError):
             here.replace(there) if decided else here.unlink()
     if decided:
-        _sync_folder(final.rows.parent)
+        sync(final.rows.parent)
 
 
 @contextmanager
@@ -164,14 +163,6 @@ def _folder_locked(folder: Path) -> Iterator[None]:
         with suppress(OSError):
             fcntl.flock(fd, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(fd)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
     finally:
         os.close(fd)
 

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from embmerge.atomic import sync
 from embmerge.mergedfile.jsontext import (
     METADATA_LIMIT,
     Lines,
@@ -71,6 +72,7 @@ class SafetensorsWriter:
     def publish(self, output: Path) -> None:
         """Give the finished file its name."""
         self._path.replace(output)
+        sync(output.parent)
 
     def close(self) -> None:
         """Let go of the file, complete or not."""
