@@ -69,7 +69,7 @@ class SftpChannel:
         self._transport = transport
         self.largest_read = LARGEST_READ
         self._inbox = Inbox(wake_at=WINDOW // 8)
-        with _time_limit(transport, stall_timeout):
+        with time_limit(transport, stall_timeout):
             self._channel = transport.open_session(window_size=WINDOW, max_packet_size=PACKET, timeout=stall_timeout)
             self._begin()
 
@@ -224,7 +224,7 @@ class SftpChannel:
 
 
 @contextmanager
-def _time_limit(transport: paramiko.Transport, seconds: float) -> Iterator[None]:
+def time_limit(transport: paramiko.Transport, seconds: float) -> Iterator[None]:
     """Close the transport if the body takes longer: some of paramiko's waits have no end."""
     timer = threading.Timer(seconds, transport.close)
     timer.daemon = True

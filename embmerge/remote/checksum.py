@@ -1,0 +1,83 @@
+"""`sync --checksum`: what the cluster's own `sha256sum` says, and what the bytes that are here say."""
+
+import hashlib
+import re
+import shlex
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from embmerge.errors import ConnectError, ConnectionLost, RemoteDataError
+from embmerge.plaintext import printable
+from embmerge.remote.cluster import Cluster, RemoteFile
+
+_AT_ONCE = 32  # files a command, so that a command line never gets too long
+_SLOWEST = 5 << 20  # bytes a second that a cluster's disk reads at least
+_LOOK_AROUND = 0.05
+_BLOCK = 1 << 20
+_LINE = re.compile(r"\\?([0-9a-f]{64}) [ *]")
+
+
+def remote_sums(
+    cluster: Cluster, files: Sequence[RemoteFile], *, timeout: float, stop: threading.Event
+) -> dict[str, str]:
+    """The sha256 of each file by its name, by `sha256sum` on the cluster.
+
+    Raises `ConnectError` where there is no shell or no such program (one that is silent for `timeout` seconds counts as
+    none), `RemoteDataError` for a file that it cannot read.
+    """
+    probe = _run(cluster, "sha256sum < /dev/null", timeout, stop)
+    if not probe or not _LINE.match(probe[1]):
+        raise ConnectError(
+            f"{cluster.name}: there is no shell with sha256sum, so --checksum cannot compare",
+            hint="sync without --checksum; size, mtime and header of every shard are checked all the same",
+        )
+    sums: dict[str, str] = {}
+    for first in range(0, len(files), _AT_ONCE):
+        some = files[first : first + _AT_ONCE]
+        patience = timeout + sum(file.nbytes for file in some) / _SLOWEST
+        command = " ".join(["sha256sum", "--", *(shlex.quote(file.path) for file in some)])
+        answer = _run(cluster, command, patience, stop)
+        if not answer:
+            raise ConnectionLost(f"{cluster.name}: sha256sum gave no answer for {patience:.0f} s")
+        lines = [match[1] for line in answer[1].splitlines() if (match := _LINE.match(line))]
+        if not answer[0] or len(lines) != len(some):
+            raise RemoteDataError(
+                f"{cluster.name}: sha256sum cannot read every shard: {printable(answer[2].strip())}",
+                hint="run invoke verify-remote to see which",
+            )
+        sums |= {file.name: line for file, line in zip(some, lines, strict=True)}
+    return sums
+
+
+def same(directory: Path, sums: dict[str, str], stop: threading.Event) -> frozenset[str]:
+    """The names of the files in `directory` whose bytes have the sha256 in `sums`."""
+    return frozenset(name for name, sha256 in sums.items() if _local_sum(directory / name, stop) == sha256)
+
+
+def _local_sum(path: Path, stop: threading.Event) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while not stop.is_set() and (block := file.read(_BLOCK)):
+                digest.update(block)
+    except OSError:
+        return ""
+    return digest.hexdigest()
+
+
+def _run(cluster: Cluster, command: str, timeout: float, stop: threading.Event) -> tuple[bool, str, str] | None:
+    """Whether `command` succeeded, its stdout and its stderr; None if it does not end or cannot be run."""
+    deadline = time.monotonic() + timeout
+    try:
+        promise = cluster.connection.run(command, hide=True, warn=True, asynchronous=True)
+        while not promise.runner.process_is_finished:
+            if stop.is_set() or time.monotonic() > deadline:
+                promise.runner.kill()
+                return None
+            time.sleep(_LOOK_AROUND)
+        result = promise.join()
+    except Exception:  # noqa: BLE001  Fabric's, Invoke's and paramiko's ways to say that there is no shell
+        return None
+    return result.ok, result.stdout, result.stderr

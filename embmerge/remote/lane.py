@@ -1,0 +1,165 @@
+"""One connection at work on the downloads of a cluster.
+
+It takes stretches from a `Work` until that is over, `stop` is set or the line is gone, and gives back what it has not
+fetched. A problem with one file fails that file; a problem with the line is raised.
+"""
+
+import errno
+import threading
+import time
+from dataclasses import dataclass
+from functools import partial
+
+from embmerge.errors import RemoteChanged, RemoteDataError
+from embmerge.plaintext import printable
+from embmerge.remote.cluster import RemoteFile
+from embmerge.remote.pace import Pace
+from embmerge.remote.sftp import Read, RemoteStat, SftpChannel
+from embmerge.remote.work import Download, Stretch, Work
+
+ON_THE_WAY = 2 << 20  # bytes asked for and not here: 40 MB/s at a round trip of 50 ms, and no burden for the server
+REQUESTS = 64  # of the same, for small files
+LOOK_AROUND = 0.2  # seconds after which `stop` is seen
+
+
+@dataclass(eq=False)
+class _Reading:
+    """A stretch that is being fetched: everything before `at` was asked for."""
+
+    stretch: Stretch
+    at: int
+
+    @property
+    def left(self) -> int:
+        return self.stretch.end - self.at
+
+
+class FastLane:
+    """Fetches over an `SftpChannel`, with up to `on_the_way` bytes asked for ahead.
+
+    Stretches are taken before they are needed, so that their file is open by the time that it is read.
+    """
+
+    def __init__(
+        self, channel: SftpChannel, work: Work, *, pace: Pace, stop: threading.Event, on_the_way: int = ON_THE_WAY
+    ) -> None:
+        self._channel, self._work, self._pace, self._stop, self._depth = channel, work, pace, stop, on_the_way
+        self._handles: dict[Download, bytes | None] = {}  # None: asked for
+        self._readings: list[_Reading] = []
+        self._reads: dict[int, tuple[Download, Read]] = {}  # by identity: asked for, not yet answered
+        self._checks: set[Download] = set()
+        self.received = 0  # bytes of files
+        self._turn = 0.0  # when the next read may be asked for; 0 if no turn was reserved
+
+    def run(self) -> None:
+        """Work until nothing is left. Raises `ConnectionLost`, `WireError`, `DiskError`."""
+        try:
+            while not self._stop.is_set() and not self._work.over:
+                self._take()
+                self._request()
+                pause = min(LOOK_AROUND, max(0.001, self._turn - time.monotonic())) if self._turn else LOOK_AROUND
+                (self._channel.wait if self._channel.waiting_for else self._work.wait)(pause)
+        finally:
+            self._channel.close()
+            self._give_back()
+
+    def _take(self) -> None:
+        while download := self._work.take_check():
+            self._checks.add(download)
+            self._channel.stat(download.file.path, partial(self._checked, download))
+        while len(self._readings) < REQUESTS and sum(reading.left for reading in self._readings) < self._depth:
+            stretch = self._work.take()
+            if not stretch:
+                break
+            self._readings.append(_Reading(stretch, stretch.start))
+            if stretch.download not in self._handles:
+                self._handles[stretch.download] = None
+                self._channel.open(stretch.download.file.path, partial(self._opened, stretch.download))
+
+    def _request(self) -> None:
+        """Ask for what may be asked for now, then let go of what is asked for or has failed."""
+        for reading in self._readings:
+            download = reading.stretch.download
+            while reading.left and self._handles.get(download) and not download.error and self._may_ask():
+                self._read(reading)
+        for reading in [reading for reading in self._readings if not reading.left or reading.stretch.download.error]:
+            self._readings.remove(reading)
+            self._work.give_back(reading.stretch.download, reading.at, reading.stretch.end)
+        self._close_files()
+
+    def _may_ask(self) -> bool:
+        on_the_way = sum(read.length - read.received for _, read in self._reads.values())
+        if len(self._reads) >= REQUESTS or on_the_way >= self._depth:
+            return False
+        now = time.monotonic()
+        if not self._turn:
+            self._turn = now + self._pace.reserve(self._block)
+        return now >= self._turn
+
+    @property
+    def _block(self) -> int:
+        return self._pace.largest(self._channel.largest_read)
+
+    def _read(self, reading: _Reading) -> None:
+        download = reading.stretch.download
+        handle = self._handles[download]
+        assert handle
+        read = Read(handle, reading.at, min(self._block, reading.left), download.partial.write)
+        self._reads[id(read)] = (download, read)
+        self._channel.read(read, partial(self._answered, download, read))
+        reading.at += read.length
+        self._turn = 0.0
+
+    def _close_files(self) -> None:
+        busy = {reading.stretch.download for reading in self._readings} | {each for each, _ in self._reads.values()}
+        for download in [each for each in self._handles if each not in busy and (each.error or not each.free)]:
+            if handle := self._handles[download]:
+                del self._handles[download]
+                self._channel.close_file(handle)
+
+    def _opened(self, download: Download, answer: bytes | OSError) -> None:
+        if isinstance(answer, bytes):
+            self._handles[download] = answer
+        else:
+            del self._handles[download]
+            self._work.failed(download, file_problem(download.file, answer))
+
+    def _answered(self, download: Download, read: Read, error: OSError | None) -> None:
+        del self._reads[id(read)]
+        self._account(download, read)
+        if error:
+            self._work.failed(download, file_problem(download.file, error))
+
+    def _checked(self, download: Download, answer: RemoteStat | OSError) -> None:
+        self._checks.discard(download)
+        if isinstance(answer, OSError):
+            self._work.failed(download, file_problem(download.file, answer))
+        else:
+            self._work.checked(download, answer)
+
+    def _account(self, download: Download, read: Read) -> None:
+        here = read.offset + read.received
+        self.received += read.received
+        self._work.arrived(download, read.offset, here)
+        self._work.give_back(download, here, read.offset + read.length)
+
+    def _give_back(self) -> None:
+        for download, read in self._reads.values():
+            self._account(download, read)
+        for reading in self._readings:
+            self._work.give_back(reading.stretch.download, reading.at, reading.stretch.end)
+        for download in self._checks:
+            self._work.give_back_check(download)
+
+
+def file_problem(file: RemoteFile, error: OSError) -> RemoteDataError:
+    """What the server's answer about one file means."""
+    where = f"{file.cluster}: {printable(file.path)}"
+    if error.errno == errno.ENODATA:
+        return RemoteChanged(f"{where} has become shorter", hint="is it being written again? run invoke sync later")
+    if error.errno == errno.ENOENT:
+        return RemoteChanged(f"{where} is not there any more", hint="was it moved? look with invoke verify-remote")
+    if error.errno == errno.EACCES:
+        return RemoteDataError(f"{where} may not be read", hint=f"on the cluster: chmod u+r {printable(file.path)}")
+    text = printable(error.strerror or str(error))
+    return RemoteDataError(f"{where} cannot be read: {text}", hint="ask who runs the cluster about its disk")

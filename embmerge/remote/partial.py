@@ -1,0 +1,276 @@
+"""Downloads that are not whole yet, on disk, so that a later run goes on where this one stopped.
+
+Each is a folder `.partial/SHARD.OWNER` of two files:
+
+    data      the bytes, each at its place
+    journal   lines of JSON: first what they are part of, then `[start, end]` of each range that is in `data`,
+              and now and then `{"synced": [[start, end], …]}`: what would survive a power cut, too
+
+An owner is one run of one process, and part of the folder's name: who renames the folder owns it. No two runs that
+may both be alive ever write into one `data`: a run takes over the folder of one that has ended for sure, copies from
+one that it knows nothing of, and leaves alone what a living one has.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from embmerge.errors import DiskError
+from embmerge.plaintext import printable, size
+from embmerge.remote import owner
+from embmerge.remote.cluster import RemoteFile
+from embmerge.remote.ranges import Ranges
+
+FOLDER = ".partial"
+FORGOTTEN = 24 * 3600.0  # seconds of silence after which a run of unknown fate counts as ended
+
+_COPY = 1 << 20
+
+
+class Partial:
+    """One download on disk, owned by this run. `done` tells which bytes are here; `add` is the way to extend it.
+
+    `write` may be called by several threads at once for different ranges. All raise `DiskError`.
+    """
+
+    def __init__(self, folder: Path, file: RemoteFile, done: Ranges, *, new: bool) -> None:
+        self.folder, self.file, self.done = folder, file, done
+        self._lock = threading.Lock()
+        with self._disk_errors():
+            self._data = os.open(folder / "data", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._journal = os.open(folder / "journal", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            if new:
+                self._note(asdict(file), *([start, end] for start, end in done))
+            else:
+                os.write(self._journal, b"\n")  # the run before may have ended within a line
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Put `data` at `offset`. It counts once it was added."""
+        with self._disk_errors():
+            while data:
+                written = os.pwrite(self._data, data, offset)
+                offset, data = offset + written, data[written:]
+
+    def add(self, start: int, end: int) -> None:
+        """The bytes `[start, end)` are in place."""
+        with self._lock, self._disk_errors():
+            self.done.add(start, end)
+            self._note([start, end])
+
+    def sync(self) -> None:
+        """Wait until what is here is on the disk itself."""
+        with self._lock:
+            done = list(self.done)
+        with self._disk_errors():
+            _sync_data(self._data)
+            self._note({"synced": done})
+
+    def read(self, start: int, length: int) -> bytes:
+        """Bytes that are here."""
+        with self._disk_errors():
+            return os.pread(self._data, length, start)
+
+    @property
+    def path(self) -> Path:
+        """Where the bytes are."""
+        return self.folder / "data"
+
+    def promote(self, target: Path) -> None:
+        """Give the whole file its own name and the remote file's mtime, durably; the partial is gone then."""
+        with self._disk_errors():
+            os.truncate(self._data, self.file.nbytes)
+            os.utime(self._data, (self.file.mtime, self.file.mtime))
+            os.fsync(self._data)
+            self._close()
+            self.path.rename(target)
+            _sync_folder(target.parent)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def leave(self) -> int:
+        """Keep what is here for whoever comes next; returns how many bytes that are."""
+        self._close()
+        with contextlib.suppress(OSError):
+            self.folder.rename(_named(self.folder.parent, self.file.name, owner.nobody()))
+        return self.done.nbytes
+
+    def discard(self) -> None:
+        """Throw everything away."""
+        self._close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _note(self, *lines: Any) -> None:
+        os.write(self._journal, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+    def _close(self) -> None:
+        os.close(self._data)
+        os.close(self._journal)
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            rest = size(self.file.nbytes - self.done.nbytes)
+            raise DiskError(
+                f"cannot write {printable(str(self.folder))}: {error.strerror}; {rest} of this shard are still to come",
+                hint="make room there, then run the same command again: what is here is kept",
+            ) from error
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A download that some run has begun; `gone`: that run has ended for sure, `silent`: seconds since its last byte.
+
+    `done` is what can be trusted: all that was written, if the machine was not restarted since.
+    """
+
+    folder: Path
+    file: RemoteFile
+    done: tuple[tuple[int, int], ...]
+    gone: bool
+    silent: float
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes are here."""
+        return Ranges(self.done).nbytes
+
+    def resume(self) -> Partial | None:
+        """Make it this run's own; None if another run was quicker. Raises `DiskError`."""
+        if not self.gone:
+            return self._copy()
+        folder = _named(self.folder.parent, self.file.name, owner.this_process())
+        try:
+            self.folder.rename(folder)
+        except OSError:
+            return None
+        return Partial(folder, self.file, Ranges(self.done), new=False)
+
+    def discard(self) -> None:
+        """Throw it away, unless it may belong to a living run."""
+        if self.gone or self.silent > FORGOTTEN:
+            _remove(self.folder)
+
+    def _copy(self) -> Partial | None:
+        try:
+            source = (self.folder / "data").open("rb")
+        except OSError:
+            return None
+        with source:
+            partial = begin(self.folder.parent.parent, self.file)
+            for start, end in self.done:
+                for at in range(start, end, _COPY):
+                    data = os.pread(source.fileno(), min(_COPY, end - at), at)
+                    partial.write(at, memoryview(data))
+                    partial.add(at, at + len(data))
+        self.discard()
+        return partial
+
+
+def begin(directory: Path, file: RemoteFile) -> Partial:
+    """A new, empty partial below `directory`. Raises `DiskError`."""
+    folder = _named(directory / FOLDER, file.name, owner.this_process())
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise DiskError(
+            f"cannot write {printable(str(folder.parent))}: {error.strerror}", hint="choose another --embeddings folder"
+        ) from error
+    return Partial(folder, file, Ranges(), new=True)
+
+
+def left_behind(directory: Path) -> list[Kept]:
+    """What other runs have begun in `directory` and may be taken over or copied, most complete first.
+
+    What a living run of this machine has is not among them. Folders in which nothing can be understood are removed
+    if their run has ended.
+    """
+    found = [_look(folder) for folder in _folders(directory)]
+    return sorted((kept for kept in found if kept), key=lambda kept: -kept.nbytes)
+
+
+def tidy(directory: Path) -> None:
+    """Remove the folder for partials if nothing is in it."""
+    with contextlib.suppress(OSError):
+        (directory / FOLDER).rmdir()
+
+
+def _look(folder: Path) -> Kept | None:
+    gone = owner.is_gone(folder.suffix[1:])
+    if gone is False:
+        return None
+    silent = 0.0
+    try:
+        silent = time.time() - folder.stat().st_mtime
+        silent = time.time() - (folder / "journal").stat().st_mtime
+        origin, *lines = _lines((folder / "journal").read_bytes())
+        file = RemoteFile(**origin)
+        done = _trusted(lines, survived=gone is not None)
+        if not _fits(done, min(file.nbytes, (folder / "data").stat().st_size)):
+            raise ValueError  # noqa: TRY301  as any other nonsense
+    except (OSError, TypeError, ValueError, LookupError, RecursionError):
+        if gone or silent > FORGOTTEN:
+            _remove(folder)
+        return None
+    return Kept(folder, file, tuple(done), bool(gone), silent)
+
+
+def _lines(raw: bytes) -> Iterator[Any]:
+    """The lines of a journal; one that was being written when its run ended is no line."""
+    for line in raw.split(b"\n"):
+        with contextlib.suppress(ValueError):
+            yield json.loads(line)
+
+
+def _trusted(lines: Iterable[Any], *, survived: bool) -> Ranges:
+    """What a journal says is here; if the machine may have been restarted since, only what was waited for."""
+    done = Ranges()
+    for line in lines:
+        if isinstance(line, dict) and not survived:
+            done = Ranges((start, end) for start, end in line["synced"])
+        elif isinstance(line, list) and survived:
+            done.add(*line)
+    return done
+
+
+def _fits(done: Ranges, nbytes: int) -> bool:
+    return all(0 <= start < end <= nbytes for start, end in done)
+
+
+def _folders(directory: Path) -> list[Path]:
+    try:
+        return [path for path in (directory / FOLDER).iterdir() if path.is_dir()]
+    except OSError:
+        return []
+
+
+def _named(parent: Path, name: str, by: str) -> Path:
+    return parent / f"{name}.{by}"
+
+
+def _remove(folder: Path) -> None:
+    """Rename first: of two runs that remove (or of which one takes over) only one gets it."""
+    mine = folder.with_suffix(f".{owner.this_process()}")
+    with contextlib.suppress(OSError):
+        folder.rename(mine)
+        shutil.rmtree(mine, ignore_errors=True)
+
+
+def _sync_data(file: int) -> None:
+    getattr(os, "fdatasync", os.fsync)(file)  # macOS has the latter only
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable."""
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

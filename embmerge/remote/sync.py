@@ -1,0 +1,205 @@
+"""`sync`: the shards of some clusters, into one folder.
+
+All clusters are looked into, then it is planned and checked whether all of it can be done, then they are fetched at
+the same time. One that fails does not stop the others; a full disk or `stop` stops them all.
+"""
+
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from embmerge import atomic
+from embmerge.errors import DiskError, EmbmergeError, Interrupted
+from embmerge.events import ClusterDone, ClusterFailed, Observer, ShardSkipped, SyncStarted, ignore
+from embmerge.plaintext import size
+from embmerge.remote import checksum as checksums
+from embmerge.remote import manifest
+from embmerge.remote.cluster import Cluster, RemoteFile
+from embmerge.remote.pace import Pace
+from embmerge.remote.partial import Kept, left_behind, tidy
+from embmerge.remote.plan import Step, local_files, plan, refuse_clashes, resumable, stale
+from embmerge.remote.syncresult import ClusterResult, SyncResult
+from embmerge.remote.together import together
+from embmerge.remote.transfer import Transfer, lanes
+from embmerge.remote.verification import Expected
+from embmerge.remote.work import Download, Work
+from embmerge.settings import Settings
+from embmerge.shard import ShardHeader
+
+_SPARE = 1 << 20  # bytes of free disk for journals and the manifest
+_TELLS_A_RATE = 1 << 20  # bytes; fewer say more about the login than about the line
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one cluster has. With --checksum: the sha256 of each file there, and the names of those that are here."""
+
+    cluster: Cluster
+    files: tuple[RemoteFile, ...]
+    sums: Mapping[str, str]
+    same: frozenset[str] | None
+
+
+def sync(
+    clusters: Sequence[Cluster],
+    directory: Path,
+    settings: Settings,
+    *,
+    headers: Mapping[str, ShardHeader] | None = None,
+    dry_run: bool = False,
+    checksum: bool = False,
+    observer: Observer = ignore,
+    stop: threading.Event,
+) -> SyncResult:
+    """Bring the shards of `clusters` into `directory`; connections of `clusters` are opened and stay open.
+
+    `headers` are what `verify-remote` saw, by shard name; a shard must still have the same when it is here. With
+    `checksum`, the clusters' `sha256sum` decides what is unchanged. What went wrong with one cluster or one shard is in
+    the result. Raises `RemoteDataError` if two clusters offer the same name, `LocalDataError`, `DiskError`, and
+    `Interrupted` within two seconds of `stop`; what can be resumed is kept then.
+    """
+    began = time.monotonic()
+    run = _Run(directory, settings, headers or {}, checksum, observer, threading.Event(), Pace(settings.limit_rate))
+    looks = together({each.name: partial(run.look, each) for each in clusters}, stop=stop, halt=run.halt)
+    seen = {name: look for name, look in looks.items() if isinstance(look, _Look)}
+    refuse_clashes(file for look in seen.values() for file in look.files)
+    kept = left_behind(directory)
+    plans = {name: run.plan(look, kept) for name, look in seen.items()}
+    results = {each.name: run.unfinished(each.name, looks[each.name], plans.get(each.name, ())) for each in clusters}
+    if not dry_run:
+        for each in stale(kept, [file for look in seen.values() for file in look.files], list(seen)):
+            each.discard()
+        atomic.need(directory, sum(result.missing for result in results.values()) + _SPARE)
+        works = {name: run.work(steps, kept) for name, steps in plans.items()}
+        results |= run.fetch(seen, works, results, stop)
+    return SyncResult(
+        directory,
+        tuple(results[each.name] for each in clusters),
+        dry_run=dry_run,
+        seconds=time.monotonic() - began,
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is the same for all clusters; `halt` ends their work."""
+
+    directory: Path
+    settings: Settings
+    headers: Mapping[str, ShardHeader]
+    checksum: bool
+    observer: Observer
+    halt: threading.Event
+    pace: Pace
+
+    def look(self, cluster: Cluster) -> _Look:
+        """Connect, list, and compare checksums."""
+        self.observer(SyncStarted(cluster.name, self.directory))
+        try:
+            cluster.connect()
+            files = cluster.listing().shards
+            if not self.checksum:
+                return _Look(cluster, files, {}, None)
+            sums = checksums.remote_sums(cluster, files, timeout=self.settings.stall_timeout, stop=self.halt)
+            return _Look(cluster, files, sums, checksums.same(self.directory, sums, self.halt))
+        except EmbmergeError as error:
+            if not self.halt.is_set():
+                self.observer(ClusterFailed(cluster.name, error.message, error.hint))
+            raise
+
+    def plan(self, look: _Look, kept: Sequence[Kept]) -> tuple[Step, ...]:
+        """What to do with each file of a cluster."""
+        return plan(look.files, local_files(self.directory, (file.name for file in look.files)), kept, look.same)
+
+    def unfinished(self, name: str, look: _Look | EmbmergeError, steps: tuple[Step, ...]) -> ClusterResult:
+        """The result of a cluster from which nothing was fetched yet."""
+        error = look if isinstance(look, EmbmergeError) else None
+        return ClusterResult(name, steps, rate=manifest.read(self.directory).rates.get(name), error=error)
+
+    def work(self, steps: Sequence[Step], kept: Sequence[Kept]) -> Work:
+        """The downloads of one cluster; says which of its shards are here."""
+        begun = resumable(kept)
+        downloads = []
+        for index, step in enumerate(steps, 1):
+            file = step.file
+            if step.action == "skip":
+                self.observer(ShardSkipped(file.cluster, file.name, index, len(steps), file.nbytes))
+            else:
+                downloads.append(Download(file, index, len(steps), begun.get(file)))
+        return Work(downloads, self.directory, lanes=self.lanes(downloads), observer=self.observer)
+
+    def lanes(self, downloads: Sequence[Download]) -> int:
+        """How many connections to open for them."""
+        return lanes(sum(each.missing for each in downloads), len(downloads), self.settings.connections)
+
+    def fetch(
+        self,
+        seen: Mapping[str, _Look],
+        works: Mapping[str, Work],
+        results: Mapping[str, ClusterResult],
+        stop: threading.Event,
+    ) -> dict[str, ClusterResult]:
+        """Fetch from all clusters at the same time; what is unfinished at the end is kept."""
+        try:
+            outcomes = together(
+                {name: partial(self.transfer, seen[name], work) for name, work in works.items()},
+                stop=stop,
+                halt=self.halt,
+            )
+        except Interrupted:
+            whole = sum(len(work.fetched) for work in works.values())
+            rest = size(sum(work.leave() for work in works.values()))
+            raise Interrupted(
+                f"stopped; {whole} shards were fetched, and {rest} of unfinished ones are kept",
+                hint="run the same command again to go on",
+            ) from None
+        finally:
+            for work in works.values():
+                work.leave()
+            tidy(self.directory)
+        for outcome in outcomes.values():
+            if isinstance(outcome, DiskError):
+                raise outcome
+        return {name: self.ended(results[name], works[name], outcome) for name, outcome in outcomes.items()}
+
+    def transfer(self, look: _Look, work: Work) -> float:
+        """Fetch from one cluster; returns how many seconds it took."""
+        began = time.monotonic()
+        expected = Expected(self.headers, look.sums)
+        Transfer(look.cluster, work, self.settings, pace=self.pace, observer=self.observer, halt=self.halt).run(
+            self.directory, expected
+        )
+        return time.monotonic() - began
+
+    def ended(self, before: ClusterResult, work: Work, outcome: float | EmbmergeError) -> ClusterResult:
+        """The result of a cluster whose transfer has ended with so many seconds or an error."""
+        error = outcome if isinstance(outcome, EmbmergeError) else _of_all(work.failures, len(before.steps))
+        seconds = 0.0 if isinstance(outcome, EmbmergeError) else outcome
+        rate = work.received / seconds if seconds and work.received > _TELLS_A_RATE else before.rate
+        if rate and rate != before.rate:
+            manifest.record(self.directory, rates={before.cluster: rate})
+        if error:
+            self.observer(ClusterFailed(before.cluster, error.message, error.hint))
+        else:
+            self.observer(ClusterDone(before.cluster))
+        return replace(
+            before,
+            fetched=tuple(each.file.name for each in work.fetched),
+            failures={each.file.name: each.error.message for each in work.failures if each.error},
+            received=work.received,
+            seconds=seconds,
+            rate=rate,
+            error=error,
+        )
+
+
+def _of_all(failures: Iterable[Download], total: int) -> EmbmergeError | None:
+    """One error for all shards that could not be fetched."""
+    errors = [each.error for each in failures if each.error]
+    if len(errors) <= 1:
+        return errors[0] if errors else None
+    message = f"{len(errors)} of {total} shards could not be fetched; the first: {errors[0].message}"
+    return type(errors[0])(message, hint=errors[0].hint)

@@ -1,0 +1,231 @@
+"""All downloads of one cluster, over as many connections as it grants, through lines that drop.
+
+A round lasts as long as a connection is at work. One that drops while others go on is opened again at once; when none
+is left, the next round starts after a pause. Pauses grow for as long as rounds bring nothing.
+"""
+
+import itertools
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import paramiko
+
+from embmerge.errors import ConnectError, ConnectionLost
+from embmerge.events import Detail, Observer, Retrying, Warned
+from embmerge.plaintext import printable
+from embmerge.remote.cluster import Cluster
+from embmerge.remote.lane import LOOK_AROUND, ON_THE_WAY, FastLane
+from embmerge.remote.pace import Pace
+from embmerge.remote.plainlane import PlainLane
+from embmerge.remote.sftp import SftpChannel, WireError
+from embmerge.remote.transport import without_gcm
+from embmerge.remote.verification import Expected, finish_all
+from embmerge.remote.work import Work
+from embmerge.settings import Settings
+
+_BYTES_A_LANE = 8 << 20  # below that, a further login costs more than it brings
+_FILES_A_LANE = 16
+_LONGEST_PAUSE = 60.0
+_END_WITHIN = 1.0  # seconds that connections get to end after `halt`; those that hang in a system call are left
+
+
+class Transfer:
+    """The downloads of `work` from `cluster`, which is connected.
+
+    `halt` ends everything within two seconds, whoever sets it.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        work: Work,
+        settings: Settings,
+        *,
+        pace: Pace,
+        observer: Observer,
+        halt: threading.Event,
+    ) -> None:
+        self._cluster, self._work, self._settings = cluster, work, settings
+        self._pace, self._observer, self._halt = pace, observer, halt
+        self._count = 1 if cluster.single else work.lanes
+        self._plain = settings.transfer == "plain"
+        self._lock = threading.Lock()
+        self._at_work = 0  # connections
+        self._problems: list[ConnectError] = []
+        self._fatal: BaseException | None = None
+        self._warned: set[str] = set()
+
+    def run(self, directory: Path, expected: Expected) -> None:
+        """Fetch, verify and rename everything into `directory`; returns early if `halt` is set.
+
+        What is wrong with single files is in `work.failures` then. Raises what stopped all of it: `ConnectError` if the
+        line does not come back, `DiskError`, which sets `halt`.
+        """
+        finisher = self._thread(lambda: finish_all(self._work, directory, expected, halt=self._halt))
+        finisher.start()
+        tries = 0
+        while not self._over():
+            before = self._work.received
+            self._round()
+            if not self._over():
+                tries = 1 if self._work.received > before else tries + 1
+                self._pause(tries)
+        finisher.join(_END_WITHIN)
+        if self._fatal:
+            raise self._fatal
+
+    def _over(self) -> bool:
+        return self._work.over or self._halt.is_set()
+
+    def _round(self) -> None:
+        """Have connections at work until all are done or lost."""
+        self._problems.clear()
+        main = self._cluster.connection if self._cluster.connection.is_connected else None
+        threads = [self._thread(partial(self._lane, each)) for each in (main, *[None] * (self._count - 1))]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads) and not self._over():
+            self._work.wait(LOOK_AROUND)
+        deadline = time.monotonic() + _END_WITHIN
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _pause(self, tries: int) -> None:
+        """Wait before the next round, if there is to be one."""
+        for problem in self._problems:
+            if not isinstance(problem, ConnectionLost):
+                raise problem
+        reason = self._problems[-1].message if self._problems else "no connection"
+        if self._cluster.single:
+            raise ConnectError(
+                f"{self._cluster.name}: {reason}; another connection needs another code",
+                hint="run invoke sync again: what is here is kept",
+            )
+        if tries > self._settings.retries:
+            raise ConnectionLost(
+                f"{self._cluster.name}: gave up after {self._settings.retries} tries: {reason}",
+                hint="run invoke sync again when the network is back: what is here is kept",
+            )
+        seconds = pause(tries)
+        self._observer(Retrying(self._cluster.name, tries, self._settings.retries, seconds, reason))
+        self._halt.wait(seconds)
+
+    def _lane(self, connection: Any = None) -> None:
+        """One connection after the other, for as long as each brings something while others are at work."""
+        for attempt in itertools.count():
+            if self._over():
+                return
+            try:
+                connection = connection or self._cluster.another()
+                lane = self._open(connection)
+            except ConnectError as error:
+                if connection is self._cluster.connection and not self._cluster.single:
+                    connection = None  # all its sessions may be taken, or it was lost since
+                    continue
+                self._close(connection)
+                self._refused(error, warn=attempt == 0)
+                return
+            if not self._fetch(lane):
+                return
+            if not self._cluster.single:
+                self._close(connection)
+                connection = None
+
+    def _fetch(self, lane: FastLane | PlainLane) -> bool:
+        """Whether another connection should follow at once."""
+        try:
+            with self._one_more_at_work():
+                lane.run()
+        except ConnectionLost as error:
+            self._problems.append(error)
+            self._observer(Detail(f"a connection dropped: {error.message}", self._cluster.name))
+            return lane.received > 0 and self._at_work > 0
+        except WireError as error:
+            self._be_plain(error)
+            return True
+        return False
+
+    def _open(self, connection: Any) -> FastLane | PlainLane:
+        """A session on `connection`, ready to fetch. Raises `ConnectError`."""
+        transport = connection.transport
+        if not transport:
+            raise ConnectionLost(f"{self._cluster.name}: the connection was lost")
+        if cipher := without_gcm(transport):
+            self._warn(f"the server offers no AES-GCM; {cipher} is slower")
+        timeout = self._settings.stall_timeout
+        try:
+            if not self._plain:
+                try:
+                    channel = SftpChannel(transport, stall_timeout=timeout)
+                    depth = ON_THE_WAY * (self._settings.connections if self._cluster.single else 1)
+                    return FastLane(channel, self._work, pace=self._pace, stop=self._halt, on_the_way=depth)
+                except WireError as error:
+                    self._be_plain(error)
+            return PlainLane(transport, self._work, pace=self._pace, stop=self._halt, stall_timeout=timeout)
+        except paramiko.ChannelException as error:
+            raise ConnectError(
+                f"{self._cluster.name}: the server opens no session: {printable(error.text)}",
+                hint="ask who runs it about MaxSessions and Subsystem sftp in sshd_config",
+            ) from error
+
+    def _close(self, connection: Any) -> None:
+        if connection and connection is not self._cluster.connection:
+            connection.close()
+
+    @contextmanager
+    def _one_more_at_work(self) -> Iterator[None]:
+        with self._lock:
+            self._at_work += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._at_work -= 1
+
+    def _refused(self, error: ConnectError, *, warn: bool) -> None:
+        """One connection less. Said if the server seems not to want as many as were asked for."""
+        self._problems.append(error)
+        if warn and self._at_work:
+            self._warn(f"goes on with fewer connections than the {self._count} asked for: {error.message}")
+
+    def _be_plain(self, error: WireError) -> None:
+        self._plain = True
+        self._warn(f"goes on with paramiko's own SFTP client, which is slower: {error}")
+
+    def _warn(self, text: str) -> None:
+        """Say it once."""
+        kind = text.partition(":")[0]
+        with self._lock:
+            if kind in self._warned:
+                return
+            self._warned.add(kind)
+        self._observer(Warned(text, self._cluster.name))
+
+    def _thread(self, target: Callable[[], None]) -> threading.Thread:
+        """A thread whose error, other than of the line, stops everything; it never keeps the process alive."""
+
+        def run() -> None:
+            try:
+                target()
+            except BaseException as error:  # noqa: BLE001  raised again by `run` of the transfer
+                self._fatal = self._fatal or error
+                self._halt.set()
+
+        return threading.Thread(target=run, name=f"transfer {self._cluster.name}", daemon=True)
+
+
+def lanes(missing: int, files: int, connections: int) -> int:
+    """How many connections are worth their login for so many bytes and files."""
+    return max(1, min(connections, max(math.ceil(missing / _BYTES_A_LANE), files // _FILES_A_LANE)))
+
+
+def pause(tries: int) -> float:
+    """Seconds before try number `tries` (from 1): twice as long each time, up to a minute, and never all at once."""
+    return float(min(_LONGEST_PAUSE, 2 ** (tries - 1)) * random.uniform(0.5, 1.0))  # noqa: S311  no secret

@@ -1,0 +1,243 @@
+"""Which bytes are fetched next: the downloads of one cluster, handed out stretch by stretch to its connections.
+
+Nothing here knows a network. A connection takes a stretch, says what of it has arrived, gives back what has not. A
+large file is so spread over all connections, and of many small ones each connection takes several at once.
+"""
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from embmerge.errors import EmbmergeError, RemoteChanged
+from embmerge.events import Observer, ShardFailed, ShardFetched, ShardProgress, ShardStarted, ignore
+from embmerge.remote.cluster import RemoteFile
+from embmerge.remote.digest import STEP, Digest
+from embmerge.remote.partial import Kept, Partial, begin
+from embmerge.remote.sftp import RemoteStat
+
+LONGEST = 4 << 20  # of a stretch: long enough for the server's disk to read in one go,
+SHORTEST = 256 << 10  # shorter near the end, so that all connections are done at the same time
+AT_ONCE = 32  # downloads with open files; macOS allows a process 256
+_TELL_EVERY = 0.1  # seconds between two reports on the same shard
+
+
+@dataclass(eq=False)
+class Download:
+    """One shard to be fetched, the `index`th (from 1) of `total` on its cluster; `kept` is what is here already."""
+
+    file: RemoteFile
+    index: int
+    total: int
+    kept: Kept | None = None
+    free: list[tuple[int, int]] = field(default_factory=list)  # ranges that no connection has taken
+    lent: int = 0  # bytes that connections have taken and not yet accounted for
+    now: RemoteStat | None = None  # what the server said about it once it was whole
+    error: EmbmergeError | None = None
+    keep: bool = True  # whether what is here is worth keeping after an error
+    ended: bool = False  # finished or failed
+    digest: Digest = field(default_factory=Digest)
+    began: float = 0.0
+    told: float = 0.0  # when its progress was last reported
+    synced: float = 0.0  # when it was last waited for the disk
+    _partial: Partial | None = None
+
+    @property
+    def partial(self) -> Partial:
+        """Its bytes on disk; there from `begin` on."""
+        assert self._partial
+        return self._partial
+
+    @property
+    def whole(self) -> bool:
+        """Whether every byte is here."""
+        return self.missing == 0
+
+    @property
+    def missing(self) -> int:
+        """How many bytes are to come."""
+        here = self._partial.done.nbytes if self._partial else self.kept.nbytes if self.kept else 0
+        return self.file.nbytes - here
+
+    def begin(self, directory: Path) -> None:
+        """Open its partial file: the one that was kept, if nobody else has taken that, or a new one."""
+        self._partial = (self.kept and self.kept.resume()) or begin(directory, self.file)
+        self.free = self._partial.done.missing(self.file.nbytes)
+        self.began = self.synced = time.monotonic()
+
+    def close(self) -> int:
+        """Close its partial file; returns how many bytes are kept."""
+        if self.keep:
+            return self.partial.leave()
+        self.partial.discard()
+        return 0
+
+    def facts(self) -> tuple[str, str, int, int, int]:
+        """What every event about it begins with."""
+        return self.file.cluster, self.file.name, self.index, self.total, self.file.nbytes
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The bytes `[start, end)` of a download, for one connection to fetch."""
+
+    download: Download
+    start: int
+    end: int
+
+
+class Work:
+    """All that is to be fetched from one cluster. Every function may be called from any thread.
+
+    A download goes through `take` and `arrived` until it is whole, then through `take_check` and `checked`, and ends by
+    `finished` or `failed`. `news` names the downloads that whoever hashes and finishes them should look at.
+    """
+
+    def __init__(
+        self, downloads: Iterable[Download], directory: Path, *, lanes: int = 1, observer: Observer = ignore
+    ) -> None:
+        self._changed = threading.Condition()
+        self.lanes, self._directory, self._observer = lanes, directory, observer
+        self._waiting = deque(downloads)
+        self._missing = sum(download.missing for download in self._waiting)
+        self._active: dict[Download, None] = {}  # in order
+        self._unchecked: deque[Download] = deque()
+        self.news: queue.SimpleQueue[Download] = queue.SimpleQueue()
+        self.fetched: list[Download] = []
+        self.failures: list[Download] = []
+        self.received = 0  # bytes that came over the network
+
+    @property
+    def over(self) -> bool:
+        """Whether every download has ended, one way or the other."""
+        with self._changed:
+            return not self._waiting and not self._active
+
+    @property
+    def missing(self) -> int:
+        """About how many bytes are to come."""
+        return max(0, self._missing)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until something has changed."""
+        with self._changed:
+            self._changed.wait(seconds)
+
+    def take(self) -> Stretch | None:
+        """The next stretch to fetch; None if there is nothing to take at the moment. Raises `DiskError`."""
+        with self._changed:
+            while not (download := next((each for each in self._active if each.free), None)):
+                if not self._begin_next():
+                    return None
+            start, end = download.free[0]
+            longest = min(LONGEST, max(SHORTEST, self.missing // (2 * self.lanes)))
+            cut = end if end - start < longest + SHORTEST else start + longest
+            download.free[:1] = [(cut, end)] if cut < end else []
+            download.lent += cut - start
+            return Stretch(download, start, cut)
+
+    def arrived(self, download: Download, start: int, end: int) -> None:
+        """The bytes `[start, end)` are in the partial file. Raises `DiskError`."""
+        if start == end:
+            return
+        now = time.monotonic()
+        with self._changed:
+            front = download.partial.done.front
+            download.partial.add(start, end)
+            self.received += end - start
+            self._missing -= end - start
+            self._account(download, end - start)
+            if download.error:
+                return
+            done = download.partial.done
+            if download.whole:
+                self._unchecked.append(download)
+                self._changed.notify_all()
+            if download.whole or done.front // STEP > front // STEP:
+                self.news.put(download)
+            if now - download.told < _TELL_EVERY and not download.whole:
+                return
+            download.told = now
+        self._observer(ShardProgress(*download.facts(), done=done.nbytes))
+
+    def give_back(self, download: Download, start: int, end: int) -> None:
+        """Nobody fetches the bytes `[start, end)` any more."""
+        with self._changed:
+            if start < end:
+                download.free.append((start, end))
+                download.free.sort()
+                self._account(download, end - start)
+                self._changed.notify_all()
+
+    def take_check(self) -> Download | None:
+        """A whole download about which the server should be asked again."""
+        with self._changed:
+            return self._unchecked.popleft() if self._unchecked else None
+
+    def give_back_check(self, download: Download) -> None:
+        """Nobody asks the server about it any more."""
+        with self._changed:
+            self._unchecked.append(download)
+            self._changed.notify_all()
+
+    def checked(self, download: Download, now: RemoteStat) -> None:
+        """The server says that the whole download's file is this `now`."""
+        download.now = now
+        self.news.put(download)
+
+    def finished(self, download: Download) -> None:
+        """It is under its own name."""
+        with self._changed:
+            download.ended = True
+            del self._active[download]
+            self.fetched.append(download)
+            self._changed.notify_all()
+        self._observer(ShardFetched(*download.facts(), seconds=time.monotonic() - download.began))
+
+    def failed(self, download: Download, error: EmbmergeError, *, keep: bool = True) -> None:
+        """It is given up; the others go on. What is here of it is kept, unless the remote file is another one now."""
+        with self._changed:
+            if download.ended:
+                return
+            download.ended, download.error = True, error
+            download.keep = keep and not isinstance(error, RemoteChanged)
+            del self._active[download]
+            self.failures.append(download)
+            self._account(download, 0)
+            self._changed.notify_all()
+        self._observer(ShardFailed(*download.facts(), message=error.message))
+
+    def leave(self) -> int:
+        """Close what is unfinished, for a later run to go on with; returns how many bytes are kept.
+
+        What a connection has not given back stays open, since it may still be written to.
+        """
+        with self._changed:
+            kept = sum(download.kept.nbytes for download in self._waiting if download.kept)
+            kept += sum(d.partial.done.nbytes if d.lent else d.close() for d in self._active)
+            self._waiting.clear()
+            self._active.clear()
+            return kept
+
+    def _account(self, download: Download, nbytes: int) -> None:
+        """A connection is done with `nbytes` that it had taken; what has failed is closed when all are."""
+        download.lent -= nbytes
+        if download.error and not download.lent:
+            download.close()
+
+    def _begin_next(self) -> bool:
+        if not self._waiting or len(self._active) >= AT_ONCE:
+            return False
+        download = self._waiting.popleft()
+        expected = download.missing
+        download.begin(self._directory)
+        self._missing += download.missing - expected
+        self._active[download] = None
+        self._observer(ShardStarted(*download.facts(), resumed=download.partial.done.nbytes))
+        self.news.put(download)
+        if download.whole:
+            self._unchecked.append(download)
+        return True
