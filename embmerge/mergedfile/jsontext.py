@@ -15,6 +15,7 @@ from embmerge.plaintext import printable
 METADATA_LIMIT = 2 << 20  # thousands of shards; decoded, hostile JSON can be some twenty times as large
 LINE_LIMIT = 2 << 20  # a title, an id and a url of 64 KiB each, escaped
 _DIGITS = 40  # of an id; Python 3.10 needs minutes to read a number of a million digits
+_DIMS = range(1, 1 << 24)
 _PLAIN = ("model", "timestamp")  # text as it is; all else is JSON
 
 
@@ -105,7 +106,7 @@ def check_metadata(metadata: dict[str, Any], shape: tuple[int, int], name: str) 
     """`metadata` with its shapes as tuples, if it has the entries that merge writes and they agree with `shape`."""
     rows, dim = shape
     metrics, chunks = metadata.get("quality_metrics"), metadata.get("chunk_info")
-    if metadata.get("total_articles") != rows or metadata.get("embedding_dim") != dim:
+    if metadata.get("total_articles") != rows or metadata.get("embedding_dim") != dim or dim not in _DIMS:
         raise damaged(name, f"its metadata does not speak of {rows:,} rows of {dim:,}")
     if not isinstance(metrics, dict) or not isinstance(chunks, list) or not all(isinstance(c, dict) for c in chunks):
         raise damaged(name, "its metadata lacks quality_metrics or chunk_info")

@@ -45,7 +45,7 @@ class RowSource:
     """A (rows, dim) table of `dtype` in `file` from byte `offset` on; reading moves no file position."""
 
     def __init__(self, file: BinaryIO, offset: int, shape: tuple[int, int], dtype: np.dtype[Any], name: str) -> None:
-        self._fd = file.fileno()
+        self._file = file
         self._offset = offset
         self._name = name
         self.shape = shape
@@ -56,13 +56,7 @@ class RowSource:
         """Rows [start, stop) as a new array; `stop` beyond the last row means up to it, as in slicing."""
         start, stop, _ = slice(start, stop).indices(self.shape[0])
         rows = np.empty((max(0, stop - start), self.shape[1]), self.dtype)
-        room = as_bytes(rows)
-        at = self._offset + start * self.row_nbytes
-        while room:
-            got = os.preadv(self._fd, [room], at)
-            if not got:
-                raise damaged(self._name, "it became shorter while it was read")
-            room, at = room[got:], at + got
+        fill(as_bytes(rows), self._file, self._offset + start * self.row_nbytes, self._name)
         return rows
 
 
@@ -84,6 +78,15 @@ class Region(io.RawIOBase):
         got = os.preadv(self._fd, [view], self._at) if view else 0
         self._at += got
         return got
+
+
+def fill(room: memoryview, file: BinaryIO, at: int, name: str) -> None:
+    """Fill `room` with the bytes of `file` from `at` on, moving no file position."""
+    while room:
+        got = os.preadv(file.fileno(), [room], at)
+        if not got:
+            raise damaged(name, "it became shorter while it was read")
+        room, at = room[got:], at + got
 
 
 def as_bytes(rows: npt.NDArray[Any]) -> memoryview:

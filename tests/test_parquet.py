@@ -1,0 +1,247 @@
+import json
+import subprocess
+import sys
+
+import duckdb
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from embmerge.errors import LocalDataError
+from embmerge.mergedfile.jsontext import to_strings
+from embmerge.mergedfile.parquet import ParquetMerged
+from tests.mergedsets import articles_of, metadata_of, rows_of, write_set
+
+
+def numbered(count=500, site="encyclopedia.example"):
+    return [{**article, "id": 10**12 + row} for row, article in enumerate(articles_of(count, site))]
+
+
+def written(folder, rows=None, articles=None):
+    rows = rows_of() if rows is None else rows
+    return write_set(folder / "set.parquet", rows, numbered(len(rows)) if articles is None else articles)
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8"])
+def test_pyarrow_reads_what_was_written(tmp_path, dtype):
+    rows = rows_of(dtype=dtype)
+    table = pq.read_table(written(tmp_path, rows))
+    assert table.schema.field("embedding").type.list_size == 24
+    vectors = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, 24)
+    assert vectors.dtype == rows.dtype
+    assert np.array_equal(vectors, rows)
+    assert table.select(["title", "id", "url"]).to_pylist() == numbered()
+    assert table.schema.metadata[b"model"] == b"all-tests-v1"
+    assert json.loads(table.schema.metadata[b"quality_metrics"])["dtype"] == rows.dtype.name
+
+
+def test_polars_reads_what_was_written(tmp_path):
+    frame = pl.read_parquet(written(tmp_path))
+    assert frame.schema["embedding"] == pl.Array(pl.Float32, 24)
+    assert np.array_equal(frame["embedding"].to_numpy(), rows_of())
+    assert frame.select("title", "id", "url").to_dicts() == numbered()
+
+
+def test_duckdb_reads_what_was_written(tmp_path):
+    found = duckdb.sql(f"select * from '{written(tmp_path)}' where id = 1000000000123").fetchall()
+    ((title, key, url, vector),) = found
+    assert {"title": title, "id": key, "url": url} == numbered()[123]
+    assert np.array_equal(np.array(vector, "f4"), rows_of()[123])
+
+
+def test_big_endian_rows_are_turned_around(tmp_path):
+    merged = ParquetMerged(written(tmp_path, rows_of(dtype=">f4")))
+    assert np.array_equal(merged.rows(0, 500), rows_of())
+
+
+def test_it_reads_back_what_it_was_given(tmp_path):
+    merged = ParquetMerged(written(tmp_path))
+    assert merged.shape == (500, 24)
+    assert np.array_equal(merged.rows(123, 456), rows_of()[123:456])
+    assert list(merged.articles()) == numbered()
+    assert merged.metadata == metadata_of(rows_of())
+
+
+def test_ids_that_are_partly_text_become_text(tmp_path):
+    merged = ParquetMerged(written(tmp_path, articles=articles_of()))
+    assert [article["id"] for article in merged.articles()] == [str(row) for row in range(500)]
+
+
+def test_a_number_beyond_64_bits_makes_the_ids_text(tmp_path):
+    articles = [*numbered()[:-1], {"title": "last", "id": 2**63, "url": None}]
+    assert list(ParquetMerged(written(tmp_path, articles=articles)).articles())[-1]["id"] == str(2**63)
+
+
+def test_half_a_surrogate_pair_becomes_a_question_mark(tmp_path):
+    merged = ParquetMerged(written(tmp_path, rows_of(1), [{"title": "\ud83d", "id": 1, "url": None}]))
+    assert next(merged.articles())["title"] == "?"
+
+
+def test_rows_are_found_in_whichever_row_group_they_lie(tmp_path):
+    rows = rows_of(3, 3 << 20)
+    path = written(tmp_path, rows)
+    assert pq.ParquetFile(path).num_row_groups == 3
+    assert np.array_equal(ParquetMerged(path).rows(1, 3), rows[1:])
+
+
+def test_mixed_ids_in_different_row_groups_become_text_in_all(tmp_path):
+    articles = [{"title": "", "id": 1, "url": ""}, {"title": "", "id": "2", "url": ""}]
+    merged = ParquetMerged(written(tmp_path, rows_of(2, 3 << 20), articles))
+    assert [article["id"] for article in merged.articles()] == ["1", "2"]
+
+
+def test_no_rows_at_all_are_a_file_too(tmp_path):
+    path = written(tmp_path, rows_of(0))
+    assert pq.read_table(path).num_rows == 0
+    assert ParquetMerged(path).shape == (0, 24)
+    assert list(ParquetMerged(path).articles()) == []
+
+
+def test_nothing_but_the_output_is_left(tmp_path):
+    assert [written(tmp_path)] == list(tmp_path.iterdir())
+
+
+def test_a_write_that_fails_midway_leaves_the_old_file(tmp_path):
+    before = written(tmp_path).read_bytes()
+    with pytest.raises(TypeError):
+        written(tmp_path, rows_of(5), [None] * 5)
+    assert (tmp_path / "set.parquet").read_bytes() == before
+
+
+def test_without_pyarrow_the_pip_line_is_told():
+    code = (
+        "import sys; sys.modules['pyarrow'] = None\n"
+        "from pathlib import Path; import numpy; from embmerge.errors import UsageError\n"
+        "from embmerge.mergedfile.parquet import ParquetWriter\n"
+        "try: ParquetWriter(Path('x.parquet'), 1, 1, numpy.dtype('f4'))\n"
+        "except UsageError as error: print(error, error.hint)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pip install pyarrow" in run.stdout
+
+
+VECTOR = pa.list_(pa.field("element", pa.float32(), nullable=False), 24)
+
+
+def table_of(articles=None, vectors=None):
+    """What we write, as pyarrow's own table, to be spoilt."""
+    table = pa.Table.from_pylist(numbered() if articles is None else articles)
+    if vectors is None:
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows_of().reshape(-1)), type=VECTOR)
+    table = table.append_column(pa.field("embedding", vectors.type, nullable=False), vectors)
+    return table.replace_schema_metadata(to_strings(metadata_of(rows_of())))
+
+
+def column(table, number, name, values):
+    return table.set_column(number, name, values)
+
+
+def metadata(table, **texts):
+    return table.replace_schema_metadata({**table.schema.metadata, **texts})
+
+
+PLAIN = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+STRANGE = {
+    "no metadata": lambda t: t.replace_schema_metadata(None),
+    "metadata of something else": lambda t: t.replace_schema_metadata({b"\xff": b"\xff"}),
+    "more columns": lambda t: t.append_column("more", t["title"]),
+    "columns in another order": lambda t: t.select(["id", "title", "url", "embedding"]),
+    "vectors of integers": lambda t: column(t, 3, "embedding", pa.array([[1] * 24] * 500)),
+    "vectors that may be missing": lambda t: column(t, 3, "embedding", t["embedding"]),
+    "longer vectors": lambda t: metadata(t, embedding_dim="25"),
+    "vectors of a length that is no number": lambda t: metadata(t, embedding_dim="[]"),
+    "titles of bytes": lambda t: column(t, 0, "title", pa.array([b"\xff"] * 500)),
+    "ids of floats": lambda t: column(t, 1, "id", t["id"].cast(pa.float64())),
+    "fewer rows than the metadata says": lambda t: t.slice(1),
+    "nested titles": lambda t: column(t, 0, "title", pa.array([["x"]] * 500)),
+}
+
+
+@pytest.mark.parametrize("spoil", STRANGE.values(), ids=STRANGE)
+def test_a_table_of_something_else_is_refused(tmp_path, spoil):
+    path = tmp_path / "set.parquet"
+    pq.write_table(spoil(table_of()), path, **PLAIN)
+    with pytest.raises(LocalDataError, match=r"^set\.parquet: its? "):
+        list(ParquetMerged(path).articles())
+
+
+def test_the_table_that_the_strange_ones_are_made_of_is_fine(tmp_path):
+    path = tmp_path / "set.parquet"
+    pq.write_table(table_of(), path, **PLAIN)
+    assert np.array_equal(ParquetMerged(path).rows(0, 500), rows_of())
+
+
+@pytest.mark.parametrize("how", [{"compression": "zstd"}, {"use_dictionary": True}, {"data_page_version": "2.0"}])
+def test_pages_that_could_unfold_are_refused(tmp_path, how):
+    path = tmp_path / "set.parquet"
+    pq.write_table(table_of(), path, **{**PLAIN, **how})
+    with pytest.raises(LocalDataError, match=r"^set\.parquet: it is not a \.parquet file as merge writes it"):
+        list(ParquetMerged(path).articles())
+
+
+def test_lists_of_other_lengths_are_refused(tmp_path):
+    path = tmp_path / "set.parquet"
+    lists = pa.array([[1.0] * 23] * 500, pa.list_(VECTOR.value_field))
+    pq.write_table(table_of(vectors=lists), path, **PLAIN)
+    with pytest.raises(LocalDataError, match="the columns of a row group differ in length"):
+        ParquetMerged(path)
+
+
+def test_a_missing_title_is_refused(tmp_path):
+    articles = numbered()
+    articles[7]["title"] = None
+    path = tmp_path / "set.parquet"
+    pq.write_table(table_of(articles=articles), path, **PLAIN)
+    with pytest.raises(LocalDataError, match="article 7 is not a title"):
+        list(ParquetMerged(path).articles())
+
+
+def test_text_that_is_not_utf8_is_refused(tmp_path):
+    path = written(tmp_path)
+    path.write_bytes(path.read_bytes().replace("東京".encode(), b"\xff" * 6))
+    with pytest.raises(LocalDataError, match=r"^set\.parquet: it is not a \.parquet file as merge writes it"):
+        list(ParquetMerged(path).articles())
+
+
+@pytest.mark.parametrize("kept", [0, 3, 4, 8, 12, 100, -1, -8, -100])
+def test_a_file_cut_short_is_refused(tmp_path, kept):
+    path = written(tmp_path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(LocalDataError, match=r"^set\.parquet: it is "):
+        ParquetMerged(path)
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, 2**31, 2**32 - 1])
+def test_a_forged_footer_length_is_refused(tmp_path, length):
+    path = written(tmp_path)
+    path.write_bytes(path.read_bytes()[:-8] + length.to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(LocalDataError, match=r"^set\.parquet: it is "):
+        ParquetMerged(path)
+
+
+def test_a_page_header_that_announces_more_values_than_the_column_has_is_refused(tmp_path):
+    path = written(tmp_path)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"\xe8\x07", 4, 40)  # twice 500, as Thrift's compact protocol has it
+    content[at + 1] = 0x7F
+    path.write_bytes(content)
+    with pytest.raises(LocalDataError, match=r"^set\.parquet: it is not a \.parquet file as merge writes it"):
+        list(ParquetMerged(path).articles())
+
+
+def test_no_change_of_a_bit_does_more_than_an_error(tmp_path):
+    """pyarrow itself ends the process over some of these."""
+    path = written(tmp_path, rows_of(5, 3), numbered(5))
+    content = path.read_bytes()
+    for at in range(0, len(content), 3):
+        spoilt = bytearray(content)
+        spoilt[at] ^= 1 << (at // 3) % 8
+        path.write_bytes(spoilt)
+        try:
+            merged = ParquetMerged(path)
+            assert merged.rows(0, 99).shape == merged.shape
+            assert len(list(merged.articles())) == merged.shape[0]
+        except LocalDataError as error:
+            assert str(error).startswith("set.parquet: ")  # noqa: PT017  each of many may fail or not
