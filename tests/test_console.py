@@ -210,19 +210,10 @@ def test_the_heartbeat_beats_by_itself():
         assert beaten.wait(10)
 
 
-def test_an_interrupted_sync_says_what_is_kept():
+def test_being_stopped_is_no_error():
     out, err = streams()
-    console = Console(PlainScreen(out, err))
-    console(e.SyncStarted("a", Path("x")))
-    console(e.ShardsFound("a", 2, 2048))
-    console(e.ShardFetched("a", "cluster0_gpu0.pkl", 1, 2, 1024, 1.0))
-    console(e.ShardStarted("a", "cluster0_gpu1.pkl", 2, 2, 1024, resumed=100))
-    console.error(Interrupted("stopped", hint="go on: invoke sync"))
-    assert err.getvalue().splitlines() == [
-        "Stopped: stopped",
-        "  Kept: 1 of 2 files and 100 B of unfinished ones; the next sync goes on from there",
-        "  go on: invoke sync",
-    ]
+    Console(PlainScreen(out, err)).error(Interrupted("stopped; 3 shards were fetched", hint="go on: invoke sync"))
+    assert err.getvalue() == "Stopped; 3 shards were fetched\n  go on: invoke sync\n"
 
 
 def test_lines_wait_while_the_person_is_asked():

@@ -129,15 +129,6 @@ class Board:
         busy = [f"{c.name} {c.state}" for c in self.clusters.values() if not c.over]
         return f"Still working: {', '.join(busy)}" if busy else "Still working"
 
-    def kept(self) -> str:
-        """What an interrupted sync leaves on disk, in one line; '' if there was none."""
-        if not self.syncing:
-            return ""
-        done, total = self.files
-        partial = sum(flight.done for cluster in self.clusters.values() for flight in cluster.flights.values())
-        also = f" and {size(partial)} of unfinished ones" if partial else ""
-        return f"Kept: {done} of {total} files{also}; the next sync goes on from there"
-
     def _going(self) -> list[ClusterState]:
         return [cluster for cluster in self.clusters.values() if not cluster.failed] or list(self.clusters.values())
 

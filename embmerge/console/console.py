@@ -141,9 +141,8 @@ class Console:
                 self._document |= {"ok": False, "error": jsonify(error)}
             if self._failure == error.message:
                 return  # it stands there already, as the line of its cluster
-            said = [f"{'Stopped' if isinstance(error, Interrupted) else 'Error'}: {error.message}"]
-            if isinstance(error, Interrupted) and (kept := self._board.kept()):
-                said.append(f"  {kept}")
+            asked_for = isinstance(error, Interrupted)  # no failure: somebody wanted it
+            said = [error.message[:1].upper() + error.message[1:] if asked_for else f"Error: {error.message}"]
             if error.hint:
                 said.append(f"  {error.hint}")
             self._write(said, error=True)

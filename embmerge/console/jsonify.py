@@ -19,8 +19,8 @@ HIDDEN = "**********"
 def jsonify(value: object) -> Any:
     """`value` as dicts, lists, text, finite numbers, booleans and None.
 
-    A dataclass becomes a dict of the fields that its repr shows, with `ok` if it knows that; numpy's scalars, small arrays and
-    dtypes become plain values; NaN and Inf, which JSON does not have, become None; a secret stays hidden.
+    A dataclass becomes a dict of the fields that its repr shows, with `ok` if it knows that; numpy's scalars, small
+    arrays and dtypes become plain values; NaN and Inf, which JSON does not have, None; a secret stays hidden.
     """
     if is_dataclass(value) and not isinstance(value, type):
         return _dataclass(value)

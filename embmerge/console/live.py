@@ -21,7 +21,7 @@ from embmerge.console.screen import PlainScreen, shown, speaks_utf8
 
 _STYLES = (  # what a line looks like, by what stands in it; never markup: names are remote text
     (re.compile(r"✓|\bok\b"), "green"),
-    (re.compile(r"✗.*|\bFAIL\b.*|^Error:.*|^Stopped:.*"), "red"),
+    (re.compile(r"✗.*|\bFAIL\b.*|^Error:.*|^Stopped.*"), "red"),
     (re.compile(r"(?:^|(?<=\| ))!.*"), "yellow"),
     (re.compile(r"(?:^|(?<=\| ))[A-Z][A-Z0-9 _-]{5,}$"), "bold"),
     (re.compile(r"━+|#{2,}"), "cyan"),

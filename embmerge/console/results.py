@@ -1,9 +1,30 @@
-"""Results as lines: one function a type, found by the type alone; the last line is the verdict."""
+"""Results as lines; the last line is the verdict."""
 
-from functools import singledispatch
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from embmerge.plaintext import duration, size
+
+if TYPE_CHECKING:
+    from embmerge.merge import MergeResult
 
 
-@singledispatch
-def render(result: object, width: int | None) -> list[str]:  # noqa: ARG001  the common shape of all below
-    """The lines that show `result` within `width` columns (None: as wide as it needs)."""
-    return [str(result)]
+def render(result: object, width: int | None) -> list[str]:
+    """The lines that show `result` within `width` columns (None: as wide as it needs).
+
+    A view is found by the name of the result's type, so that showing a merge does not import SSH.
+    """
+    view = _VIEWS.get(type(result).__name__)
+    return view(result, width) if view else str(result).splitlines()
+
+
+def _merged(result: "MergeResult", width: int | None) -> list[str]:  # noqa: ARG001  the common shape of all views
+    rows = f"{result.articles:,} × {result.dim} {result.dtype}"  # noqa: RUF001  rows × dim
+    return [
+        f"Merged {result.shards} shards into {result.output}: {rows}, {size(result.nbytes)}, {duration(result.seconds)}"
+    ]
+
+
+_VIEWS: dict[str, Callable[[Any, int | None], list[str]]] = {
+    "MergeResult": _merged,
+}
