@@ -19,7 +19,7 @@ def render(result: object, width: int | None) -> list[str]:
 
 
 def _merged(result: "MergeResult", width: int | None) -> list[str]:  # noqa: ARG001  the common shape of all views
-    rows = f"{result.articles:,} × {result.dim} {result.dtype}"  # noqa: RUF001  rows × dim
+    rows = f"{result.articles:,} × {result.dim} {result.dtype}"
     return [
         f"Merged {result.shards} shards into {result.output}: {rows}, {size(result.nbytes)}, {duration(result.seconds)}"
     ]
