@@ -14,9 +14,11 @@ from embmerge.plaintext import printable
 
 METADATA_LIMIT = 2 << 20  # thousands of shards; decoded, hostile JSON can be some twenty times as large
 LINE_LIMIT = 2 << 20  # a title, an id and a url of 64 KiB each, escaped
+_VALUES, _DEPTH, _BITS = 500_000, 8, 128  # of metadata: values in all, containers within each other, bits of a number
 _DIGITS = 40  # of an id; Python 3.10 needs minutes to read a number of a million digits
 _DIMS = range(1, 1 << 24)
-_PLAIN = ("model", "timestamp")  # text as it is; all else is JSON
+_KEYS = ("total_articles", "embedding_dim", "shape", "model", "timestamp", "quality_metrics", "chunk_info")
+_TEXTS = ("model", "timestamp")  # text as it is; all else is JSON
 
 
 class Lines:
@@ -82,9 +84,9 @@ def load(document: bytes, name: str, limit: int = METADATA_LIMIT) -> dict[str, A
 def to_strings(metadata: Mapping[str, Any]) -> dict[str, str]:
     """`metadata` as text for text, for formats whose metadata is that: model and timestamp plain, the rest JSON."""
     texts = {
-        key: value if key in _PLAIN and isinstance(value, str) else encode(_finite(value)).decode()
+        key: value if key in _TEXTS and isinstance(value, str) else encode(_finite(value)).decode()
         for key, value in metadata.items()
-        if not (key in _PLAIN and value is None)
+        if not (key in _TEXTS and value is None)
     }
     _check_room(sum(map(len, texts.values())))
     return texts
@@ -96,23 +98,43 @@ def from_strings(texts: object, name: str) -> dict[str, Any]:
         raise damaged(name, "its metadata is not text by name")
     if sum(map(len, texts.values())) > METADATA_LIMIT:
         raise damaged(name, f"its metadata is longer than {METADATA_LIMIT:,} bytes")
-    return dict.fromkeys(_PLAIN) | {
-        key: text if key in _PLAIN else _decode(text, name, f"its metadata {printable(key, 40)}")
+    return dict.fromkeys(_TEXTS) | {
+        key: text if key in _TEXTS else _decode(text, name, f"its metadata {printable(key, 40)}")
         for key, text in texts.items()
     }
 
 
 def check_metadata(metadata: dict[str, Any], shape: tuple[int, int], name: str) -> dict[str, Any]:
-    """`metadata` with its shapes as tuples, if it has the entries that merge writes and they agree with `shape`."""
+    """A copy of `metadata` with its shapes as tuples, if it is what merge writes and agrees with `shape`.
+
+    All values are plain and not too many: a pickle of a few bytes can share one list a billion times.
+    """
     rows, dim = shape
-    metrics, chunks = metadata.get("quality_metrics"), metadata.get("chunk_info")
     if metadata.get("total_articles") != rows or metadata.get("embedding_dim") != dim or dim not in _DIMS:
         raise damaged(name, f"its metadata does not speak of {rows:,} rows of {dim:,}")
+    left = iter(range(_VALUES))
+    try:
+        plain = {key: _plain(value, left) for key, value in metadata.items()}
+    except (ValueError, StopIteration):
+        raise damaged(name, "its metadata holds more than plain values, or too many") from None
+    metrics, chunks = plain.get("quality_metrics"), plain.get("chunk_info")
     if not isinstance(metrics, dict) or not isinstance(chunks, list) or not all(isinstance(c, dict) for c in chunks):
         raise damaged(name, "its metadata lacks quality_metrics or chunk_info")
-    if not all(isinstance(metadata.setdefault(key, None), str | None) for key in _PLAIN):
+    if not all(isinstance(plain.setdefault(key, None), str | None) for key in _TEXTS):
         raise damaged(name, "its model or timestamp is not text")
-    return {**metadata, "shape": shape, "quality_metrics": {**metrics, "shape": shape}}
+    plain |= {"shape": shape, "quality_metrics": {**metrics, "shape": shape}}
+    return {key: plain[key] for key in (*_KEYS, *plain)}  # in the same order whatever the format, so that bytes agree
+
+
+def _plain(value: Any, left: Iterator[int], depth: int = 0) -> Any:
+    next(left)
+    if type(value) in {str, bool, float, type(None)} or (type(value) is int and value.bit_length() <= _BITS):
+        return value
+    if type(value) is dict and depth < _DEPTH and all(type(key) is str for key in value):
+        return {key: _plain(item, left, depth + 1) for key, item in value.items()}
+    if type(value) in {list, tuple} and depth < _DEPTH:
+        return type(value)([_plain(item, left, depth + 1) for item in value])
+    raise ValueError("not a plain value")
 
 
 def damaged(name: str, why: str) -> LocalDataError:

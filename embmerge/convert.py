@@ -1,0 +1,58 @@
+"""One merged file as another: any known format to any other, a block of rows at a time."""
+
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from embmerge.atomic import need
+from embmerge.errors import UsageError
+from embmerge.events import Observer, RowsWritten, Saved, Saving, ignore
+from embmerge.mergedfile import check_suffix, open_merged, open_writer
+from embmerge.mergedfile.rawrows import blocks
+
+_ARTICLE_NBYTES = 256  # room for a title, an id and a url, generously
+
+
+@dataclass(frozen=True)
+class ConvertResult:
+    """What was converted: `rows` rows of `dim` values of `dtype` from `path`, now also in `output` (`nbytes`)."""
+
+    path: Path
+    output: Path
+    rows: int
+    dim: int
+    dtype: str
+    nbytes: int
+    seconds: float
+
+
+def convert(path: Path, output: Path, *, observer: Observer = ignore) -> ConvertResult:
+    """Write the merged file `path` again as `output`, whose suffix picks the format.
+
+    Rows, articles and metadata stay as they are, but for what a format cannot say: .safetensors and .parquet are
+    little-endian, and .parquet has ids of one type. `output` is replaced only when the new file is complete. Memory
+    does not grow with the number of rows.
+
+    Raises `UsageError` (unknown suffix, or both are the same file), `LocalDataError` (no merged file, or a damaged
+    one), `DiskError` (full or not writable).
+    """
+    began = time.monotonic()
+    check_suffix(path)
+    check_suffix(output)
+    if path.resolve() == output.resolve() or (path.exists() and output.exists() and path.samefile(output)):
+        raise UsageError(f"{output} is the file to convert itself", hint="choose another --output")
+    with closing(open_merged(path)) as merged:
+        rows, dim = merged.shape
+        row_nbytes = dim * merged.dtype.itemsize
+        copies = 2 if output.suffix == ".parquet" else 1  # its rows wait on the disk for the articles
+        need(output.parent, rows * (copies * row_nbytes + _ARTICLE_NBYTES))
+        with open_writer(output, rows, dim, merged.dtype) as writer:
+            for start, stop in blocks(rows, row_nbytes):
+                writer.write(merged.rows(start, stop))
+                observer(RowsWritten(stop, rows))
+            observer(Saving(output))
+            writer.finish(merged.articles(), merged.metadata)
+    nbytes = output.stat().st_size
+    observer(Saved(output, rows, nbytes))
+    return ConvertResult(path, output, rows, dim, str(merged.dtype), nbytes, time.monotonic() - began)

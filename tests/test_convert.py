@@ -1,0 +1,117 @@
+import os
+import pickle
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from embmerge.convert import convert
+from embmerge.errors import DiskError, LocalDataError, UsageError
+from embmerge.events import RowsWritten, Saved, Saving
+from embmerge.mergedfile import SUFFIXES, open_merged
+from tests.mergedsets import articles_of, metadata_of, rows_of, write_set
+
+
+def numbered(count=500):
+    return [{**article, "id": row} for row, article in enumerate(articles_of(count))]
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("there", SUFFIXES)
+@pytest.mark.parametrize("here", SUFFIXES)
+def test_any_format_becomes_any_other(tmp_path, here, there):
+    path = write_set(tmp_path / f"a{here}", rows_of(), numbered())
+    result = convert(path, tmp_path / f"b{there}")
+    with closing(open_merged(tmp_path / f"b{there}")) as merged:
+        assert merged.dtype == rows_of().dtype
+        assert np.array_equal(merged.rows(0, 500), rows_of())
+        assert list(merged.articles()) == numbered()
+        assert merged.metadata == metadata_of(rows_of())
+    assert (result.rows, result.dim, result.dtype) == (500, 24, "float32")
+    assert result.nbytes == (tmp_path / f"b{there}").stat().st_size
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".parquet"])
+def test_there_and_back_gives_the_same_pickle(tmp_path, suffix):
+    path = write_set(tmp_path / "a.pkl", rows_of(), numbered())
+    convert(path, tmp_path / f"b{suffix}")
+    convert(tmp_path / f"b{suffix}", tmp_path / "c.pkl")
+    assert (tmp_path / "c.pkl").read_bytes() == path.read_bytes()
+
+
+def test_plain_pickle_load_reads_what_came_from_parquet(tmp_path):
+    convert(write_set(tmp_path / "a.parquet", rows_of(), numbered()), tmp_path / "b.pkl")
+    loaded = pickle.loads((tmp_path / "b.pkl").read_bytes())
+    assert np.array_equal(loaded["embeddings"], rows_of())
+    assert loaded["articles"] == numbered()
+
+
+def test_it_tells_how_far_it_is(tmp_path):
+    events = []
+    rows = rows_of(100, 60_000)
+    convert(write_set(tmp_path / "a.npy", rows), tmp_path / "b.pkl", observer=events.append)
+    written = [event.done for event in events if isinstance(event, RowsWritten)]
+    assert len(written) > 1
+    assert written == sorted(written)
+    assert [type(event) for event in events[-3:]] == [RowsWritten, Saving, Saved]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_is_not_converted_into_itself(tmp_path, suffix):
+    path = write_set(tmp_path / f"a{suffix}", rows_of())
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match="is the file to convert itself"):
+        convert(path, tmp_path / "x" / ".." / f"a{suffix}")
+    assert contents(tmp_path) == before
+
+
+def test_a_hard_link_to_the_file_is_the_file(tmp_path):
+    path = write_set(tmp_path / "a.pkl", rows_of())
+    (tmp_path / "b.pkl").hardlink_to(path)
+    with pytest.raises(UsageError, match="is the file to convert itself"):
+        convert(path, tmp_path / "b.pkl")
+
+
+def test_an_unknown_suffix_lists_the_known_ones(tmp_path):
+    path = write_set(tmp_path / "a.pkl", rows_of())
+    with pytest.raises(UsageError) as caught:
+        convert(path, tmp_path / "b.h5")
+    assert all(suffix in caught.value.hint for suffix in SUFFIXES)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(LocalDataError, match=r"a\.npy"):
+        convert(tmp_path / "a.npy", tmp_path / "b.pkl")
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize("there", SUFFIXES)
+def test_a_source_with_damaged_articles_leaves_the_old_output(tmp_path, there):
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    path = write_set(source / "a.safetensors", rows_of(), numbered())
+    output = write_set(target / f"b{there}", rows_of(7))
+    before = contents(target)
+    path.write_bytes(path.read_bytes().replace(b'"title": "3', b'"title": \xff3').replace(b'{"title"', b'{"tilte"', 1))
+    with pytest.raises(LocalDataError, match=r"^a\.safetensors: "):
+        convert(path, output)
+    assert contents(target) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_an_output_folder_that_is_read_only_is_a_disk_error(tmp_path):
+    path = write_set(tmp_path / "a.pkl", rows_of())
+    (tmp_path / "closed").mkdir(mode=0o500)
+    with pytest.raises(DiskError, match="closed"):
+        convert(path, tmp_path / "closed" / "b.npy")
+
+
+@pytest.mark.parametrize("there", SUFFIXES)
+def test_an_output_folder_that_is_a_file_is_a_disk_error(tmp_path, there):
+    path = write_set(tmp_path / "a.pkl", rows_of())
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskError, match="file"):
+        convert(path, tmp_path / "file" / f"b{there}")
