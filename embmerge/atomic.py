@@ -89,7 +89,7 @@ def disk_errors(place: Path) -> Iterator[None]:
             raise DiskError(
                 f"the disk is full: {place} could not be written", hint="free some room and run it again; what was there is as it was"
             ) from error
-        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EIO}:
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.EIO}:
             why = (error.strerror or "").lower()
             raise DiskError(
                 f"cannot write {place}: {printable(why)}", hint="choose another place, or change the folder's permissions"
