@@ -161,7 +161,9 @@ def walk_articles(file: io.RawIOBase | BinaryIO, closing: bytes = pickle.STOP) -
             if end - at < width + 1:
                 buffer = buffer[at:] + (file.read(_BLOCK) or b"")
                 at, end = 0, len(buffer)
-            stack.append(int.from_bytes(buffer[at + 1 : at + 1 + width], "little", signed=True) if width <= 16 else _PAST)  # noqa: PLR2004
+            stack.append(
+                int.from_bytes(buffer[at + 1 : at + 1 + width], "little", signed=True) if width <= 16 else _PAST
+            )  # noqa: PLR2004
             at += 1 + width
         elif opcode == 0x4E:  # NONE
             stack.append(None)

@@ -87,12 +87,23 @@ def disk_errors(place: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
             raise DiskError(
-                f"the disk is full: {place} could not be written", hint="free some room and run it again; what was there is as it was"
+                f"the disk is full: {place} could not be written",
+                hint="free some room and run it again; what was there is as it was",
             ) from error
-        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.EIO}:
+        if error.errno in {
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
+            errno.ENOTDIR,
+            errno.EEXIST,
+            errno.EISDIR,
+            errno.ENAMETOOLONG,
+            errno.EIO,
+        }:
             why = (error.strerror or "").lower()
             raise DiskError(
-                f"cannot write {place}: {printable(why)}", hint="choose another place, or change the folder's permissions"
+                f"cannot write {place}: {printable(why)}",
+                hint="choose another place, or change the folder's permissions",
             ) from error
         raise
 

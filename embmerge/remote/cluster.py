@@ -1,0 +1,350 @@
+"""One cluster: its connection, what lies in its remote directory, and the headers of the shards there."""
+
+import errno
+import io
+import posixpath
+import re
+import stat
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import fabric
+import paramiko
+
+from embmerge.errors import ConnectError, ConnectionLost, RemoteDataError, ShardError
+from embmerge.events import Connected, Connecting, Observer, ignore
+from embmerge.plaintext import printable
+from embmerge.remote.credentials import Credentials
+from embmerge.remote.login import Ask, Door
+from embmerge.remote.retry import persistently
+from embmerge.remote.sftp import SftpChannel, WireError, time_limit
+from embmerge.settings import Settings
+from embmerge.shard import SHARD_NAME, ShardHeader, read_header
+
+_CHECKPOINT = re.compile(r"cluster\d{1,9}_gpu\d{1,9}_checkpoint_\d{1,12}\.pkl")
+_EDGE = 8 << 10  # bytes at either end of a shard; its header lies in there
+_ROUNDS = 8  # of further blocks for shards that are laid out otherwise
+_SHOWN = 5  # names in a message
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A regular file on a cluster: its absolute `path`, size in bytes, and time of last change (whole seconds)."""
+
+    cluster: str
+    name: str
+    path: str
+    nbytes: int
+    mtime: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies in the remote directory: shards, checkpoints that workers left, and the names of everything else."""
+
+    remote_dir: str
+    shards: tuple[RemoteFile, ...]
+    checkpoints: tuple[RemoteFile, ...] = ()
+    others: tuple[str, ...] = ()
+
+
+class Cluster:
+    """One configured cluster. Nothing is connected before `connect`.
+
+    `stop` ends waits between tries. `ask` shows a prompt for a second factor and returns the answer; None where nobody
+    could answer.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        settings: Settings,
+        *,
+        observer: Observer = ignore,
+        stop: threading.Event,
+        ask: Ask | None = None,
+    ) -> None:
+        self.name = credentials.name
+        self._settings, self._observer, self._stop = settings, observer, stop
+        self._door = Door(credentials, settings, observer, ask)
+        self._configured_dir = credentials.remote_dir or settings.remote_dir
+        self._connection: fabric.Connection | None = None
+        self._reached = False
+
+    @property
+    def address(self) -> str:
+        """Host or host:port, as configured."""
+        return self._door.address
+
+    @property
+    def connection(self) -> fabric.Connection:
+        """The first connection; `connect` has opened it, but the line may have dropped since."""
+        if self._connection is None:
+            raise ConnectError(f"{self.name} is not connected")
+        return self._connection
+
+    @property
+    def single(self) -> bool:
+        """Whether a second factor was asked: then this connection is the only one."""
+        return self._door.asked
+
+    def connect(self) -> None:
+        """Log in, unless that is done; lines that drop are tried again.
+
+        Raises `ConnectError` (`LoginError`, `HostKeyError`, `ConnectionLost` after the last try) or `CredentialsError`.
+        """
+        if self._connection is not None and self._connection.is_connected:
+            return
+        self._observer(Connecting(self.name, self.address, self._configured_dir))
+        retries = self._settings.retries if self._reached else min(self._settings.retries, 1)
+        self._connection = persistently(
+            self._door.connect, cluster=self.name, retries=retries, stop=self._stop, observer=self._observer
+        )
+        self._reached = True
+        self._observer(Connected(self.name, self._configured_dir))
+
+    def another(self) -> fabric.Connection:
+        """One more authenticated connection; the caller closes it. Raises as `connect`, without trying again."""
+        if self.single:
+            raise ConnectError(f"{self.name}: another connection would need another code")
+        return self._door.connect()
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._connection is not None:
+            self._connection.close()
+
+    @contextmanager
+    def _sftp(self) -> Iterator[paramiko.SFTPClient]:
+        """paramiko's own client on a session of its own, with every wait bounded."""
+        transport, limit = self.connection.transport, self._settings.stall_timeout
+        try:
+            with time_limit(transport, limit):
+                client = paramiko.SFTPClient.from_transport(transport)
+            if client is None:
+                raise ConnectionLost(f"{self.name}: the connection was lost")
+            client.get_channel().settimeout(limit)
+            with client:
+                yield client
+        except paramiko.ChannelException as error:
+            raise ConnectError(
+                f"{self.name}: the server opens no session: {printable(error.text)}",
+                hint="ask who runs it about MaxSessions in sshd_config",
+            ) from error
+        except (TimeoutError, EOFError, ConnectionError, paramiko.SSHException) as error:
+            text = printable(str(error)) or "closed by the server"
+            raise ConnectionLost(f"{self.name}: connection lost: {text}", hint="run it again") from error
+
+    def listing(self) -> Listing:
+        """What lies in the remote directory.
+
+        Raises `RemoteDataError` if it is missing (naming the nearest parent that exists), cannot be read, or holds no
+        shard (naming what is there), and `ConnectionLost`.
+        """
+        with self._sftp() as sftp:
+            directory, entries = self._entries(sftp)
+        shards, checkpoints, others = [], [], []
+        for entry in entries:
+            name, mode = entry.filename, entry.st_mode or 0
+            file = RemoteFile(
+                self.name, name, posixpath.join(directory, name), entry.st_size or 0, int(entry.st_mtime or 0)
+            )
+            if SHARD_NAME.fullmatch(name) and stat.S_ISREG(mode):
+                shards.append(file)
+            elif _CHECKPOINT.fullmatch(name) and stat.S_ISREG(mode):
+                checkpoints.append(file)
+            else:
+                others.append(printable(name, 80) + ("/" if stat.S_ISDIR(mode) else ""))
+        return Listing(directory, tuple(sorted(shards, key=_number)), tuple(checkpoints), tuple(sorted(others)))
+
+    def _entries(self, sftp: paramiko.SFTPClient) -> tuple[str, list[paramiko.SFTPAttributes]]:
+        shown = printable(self._configured_dir)
+        try:
+            directory = sftp.normalize(self._configured_dir)
+            return directory, sftp.listdir_attr(directory)
+        except OSError as error:
+            if isinstance(error, TimeoutError):
+                raise
+            if error.errno == errno.EACCES:
+                raise RemoteDataError(
+                    f"{self.name}: the remote directory {shown} may not be read",
+                    hint=f"on the cluster: ls -ld {shown}; ask its owner for chmod +rx, or name another remote_dir",
+                ) from None
+            if error.errno == errno.ENOENT or error.errno is None:
+                raise self._missing(sftp, shown) from None
+            raise RemoteDataError(f"{self.name}: cannot list {shown}: {printable(str(error))}") from None
+
+    def _missing(self, sftp: paramiko.SFTPClient, shown: str) -> RemoteDataError:
+        """The error for a remote directory that is not there."""
+        path = (
+            self._configured_dir
+            if self._configured_dir.startswith("/")
+            else posixpath.join(sftp.normalize("."), self._configured_dir)
+        )
+        path = posixpath.normpath(path)
+        parent, names = path, []
+        while parent != "/":
+            parent = posixpath.dirname(parent)
+            try:
+                names = sorted(sftp.listdir(parent))
+                break
+            except OSError:
+                continue
+        there = _some([printable(name, 40) for name in names if not name.startswith(".")]) or "nothing"
+        return RemoteDataError(
+            f"{self.name}: remote directory not found: {printable(path)}; the nearest that exists is "
+            f"{printable(parent)}, with {there} in it",
+            hint=f"set remote_dir in its credentials, or make it on the cluster: mkdir -p {printable(path)}",
+        )
+
+    def no_shards(self, listing: Listing) -> RemoteDataError:
+        """The error for a listing without a shard."""
+        there = (
+            _some([*(printable(file.name, 60) for file in listing.checkpoints), *listing.others]) or "nothing at all"
+        )
+        return RemoteDataError(
+            f"{self.name}: no embedding files found: nothing named cluster*_gpu*.pkl in "
+            f"{printable(listing.remote_dir)}; there is {there}",
+            hint="is remote_dir right, and have the workers finished?",
+        )
+
+    def look_again(self, files: Sequence[RemoteFile]) -> list[RemoteFile | None]:
+        """The same files as they are now; None for one that is gone."""
+        with self._sftp() as sftp:
+            now: list[RemoteFile | None] = []
+            for file in files:
+                try:
+                    facts = sftp.stat(file.path)
+                    now.append(
+                        RemoteFile(file.cluster, file.name, file.path, facts.st_size or 0, int(facts.st_mtime or 0))
+                    )
+                except FileNotFoundError:
+                    now.append(None)
+        return now
+
+    def headers(self, files: Sequence[RemoteFile]) -> Iterator[tuple[RemoteFile, ShardHeader | ShardError]]:
+        """The header of each file, or why it has none; some 16 KB of each cross the network, all at once."""
+        if self._settings.transfer == "fast":
+            try:
+                yield from self._headers_at_once(files)
+            except WireError:
+                pass
+            else:
+                return
+        yield from self._headers_one_by_one(files)
+
+    def _headers_at_once(self, files: Sequence[RemoteFile]) -> Iterator[tuple[RemoteFile, ShardHeader | ShardError]]:
+        try:
+            channel = SftpChannel(self.connection.transport, stall_timeout=self._settings.stall_timeout)
+        except paramiko.ChannelException as error:
+            raise ConnectError(f"{self.name}: the server opens no session: {printable(error.text)}") from error
+        try:
+            known: dict[RemoteFile, dict[int, bytes]] = {file: {} for file in files}
+            wanted = [(file, offset) for file in files for offset in {0, max(0, file.nbytes - _EDGE)}]
+            found: dict[RemoteFile, ShardHeader | ShardError] = {}
+            for _round in range(_ROUNDS):
+                answers = channel.read_blocks([(file.path, offset, _EDGE) for file, offset in wanted])
+                for (file, offset), answer in zip(wanted, answers, strict=True):
+                    if isinstance(answer, OSError):
+                        found[file] = self._unreadable(file, answer)
+                    else:
+                        known[file][offset] = answer
+                wanted = []
+                for file in files:
+                    if file not in found:
+                        try:
+                            found[file] = self._header(_Blocks(known[file], file.nbytes), file)
+                        except _Unknown as block:
+                            wanted.append((file, block.offset))
+                if not wanted:
+                    break
+            for file in files:
+                yield (
+                    file,
+                    found.get(file) or ShardError(f"{printable(file.name)}: its header is scattered all over it"),
+                )
+        finally:
+            channel.close()
+
+    def _headers_one_by_one(self, files: Sequence[RemoteFile]) -> Iterator[tuple[RemoteFile, ShardHeader | ShardError]]:
+        with self._sftp() as sftp:
+            for file in files:
+                try:
+                    with sftp.open(file.path, "rb", 4096) as remote:
+                        yield file, self._header(remote, file)
+                except OSError as error:
+                    if isinstance(error, TimeoutError | ConnectionError):
+                        raise
+                    yield file, self._unreadable(file, error)
+
+    def _header(self, source: Any, file: RemoteFile) -> ShardHeader | ShardError:
+        try:
+            return read_header(source, file.nbytes, file.name, cluster=self.name)
+        except ShardError as error:
+            return error
+
+    def _unreadable(self, file: RemoteFile, error: OSError) -> ShardError:
+        why = "permission denied" if error.errno == errno.EACCES else printable(str(error.strerror or error))
+        return ShardError(
+            f"{printable(file.name)} cannot be read: {why}", hint=f"on the cluster: ls -l {printable(file.path)}"
+        )
+
+
+class _Unknown(Exception):
+    """A block that was not fetched yet."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(offset)
+        self.offset = offset
+
+
+class _Blocks(io.RawIOBase):
+    """A file of which some blocks are known: reading any other raises `_Unknown`."""
+
+    def __init__(self, blocks: dict[int, bytes], nbytes: int) -> None:
+        self._blocks, self._nbytes, self._at = blocks, nbytes, 0
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset if whence == io.SEEK_SET else self._at + offset
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        size = min(size, self._nbytes - self._at) if size >= 0 else self._nbytes - self._at
+        read = b""
+        while size > 0:
+            part = self._part(size)
+            if not part:
+                break
+            read += part
+            size -= len(part)
+            self._at += len(part)
+        return read
+
+    def readline(self, size: int | None = -1) -> bytes:
+        line = b""
+        while not line.endswith(b"\n") and len(line) < (size or 0) and (character := self.read(1)):
+            line += character
+        return line
+
+    def _part(self, size: int) -> bytes:
+        for offset, block in self._blocks.items():
+            if offset <= self._at < offset + len(block):
+                return block[self._at - offset : self._at - offset + size]
+            if offset <= self._at < offset + _EDGE and len(block) < _EDGE:
+                return b""  # the file ended earlier than the listing said
+        raise _Unknown(self._at)
+
+
+def _number(file: RemoteFile) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", file.name)))
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,150 @@
+"""Who may log in where: `.credentials/NAME.credentials`, JSON, checked before anything is connected."""
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from embmerge.errors import CredentialsError
+from embmerge.events import Observer, Warned, ignore
+from embmerge.plaintext import printable
+
+SUFFIX = ".credentials"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_COMMAND_LIMIT = 60  # seconds that a password command may ask its own questions
+_LARGEST = 64 << 10  # bytes of a credentials file
+
+Text = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+class Credentials(BaseModel):
+    """One cluster's credentials; secrets are out of every `repr`. `name` is that of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=False, strict=True)
+
+    name: str
+    address: Text
+    username: Text | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    password: SecretStr | None = None
+    password_command: Text | None = None
+    key_file: Text | None = None
+    passphrase: SecretStr | None = None
+    remote_dir: Text | None = None
+    gateway: Text | None = None
+
+    def secret(self) -> str | None:
+        """The password, from the file or from `password_command`; None if there is neither.
+
+        Raises `CredentialsError` if the command fails; what it printed is never shown.
+        """
+        if self.password is not None:
+            return self.password.get_secret_value()
+        return _first_line(self.password_command, self.name) if self.password_command else None
+
+
+def configured(directory: Path) -> tuple[str, ...]:
+    """The names of all clusters with a credentials file in `directory`, sorted."""
+    if not directory.is_dir():
+        raise CredentialsError(
+            f"no folder {directory}", hint="cp -r .credentials.example .credentials, then edit the files in it"
+        )
+    names = sorted(path.stem for path in directory.glob(f"*{SUFFIX}") if _NAME.fullmatch(path.stem))
+    if not names:
+        raise CredentialsError(
+            f"no *{SUFFIX} file in {directory}", hint="copy one from .credentials.example and edit it"
+        )
+    return tuple(names)
+
+
+def load_credentials(name: str, directory: Path, warn: Observer = ignore) -> Credentials:
+    """The credentials of cluster `name`; others being able to read them is told to `warn`.
+
+    Raises `CredentialsError` that names file, line, and what was expected, for every problem at once.
+    """
+    path = directory / f"{name}{SUFFIX}"
+    if not _NAME.fullmatch(name):
+        raise CredentialsError(
+            f"{printable(name)!a} is not a cluster's name", hint="letters, digits, dots, dashes and underscores"
+        )
+    text = _read(path, directory)
+    if path.stat().st_mode & 0o077:
+        warn(Warned(f"others may read {path}; run: chmod 600 {shlex.quote(str(path))}", name))
+    try:
+        values = json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, path, text))
+    except json.JSONDecodeError as error:
+        raise CredentialsError(
+            f"{path}, line {error.lineno}: not JSON: {error.msg.lower()} (column {error.colno})",
+            hint='expected is {"address": "…", "username": "…", "password": "…"}',
+        ) from None
+    except RecursionError:
+        raise CredentialsError(f"{path}: not JSON that holds credentials") from None
+    if not isinstance(values, dict):
+        raise CredentialsError(f"{path}, line 1: expected a JSON object with address, username and password")
+    try:
+        return Credentials.model_validate({**values, "name": name} if "name" not in values else values | {"_": 0})
+    except ValidationError as error:
+        problems = [_problem(dict(each), path, text) for each in error.errors(include_url=False, include_input=False)]
+    known = ", ".join(key for key in Credentials.model_fields if key != "name")
+    raise CredentialsError("; ".join(problems), hint=f"the keys are: {known}; see .credentials.example") from None
+
+
+def _read(path: Path, directory: Path) -> str:
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise CredentialsError(f"{path} is too large for a credentials file")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        others = ", ".join(sorted(each.stem for each in directory.glob(f"*{SUFFIX}"))) or "none"
+        raise CredentialsError(
+            f"no credentials file {path}", hint=f"copy one from .credentials.example; configured are: {others}"
+        ) from None
+    except UnicodeDecodeError:
+        raise CredentialsError(f"{path}: not a text file") from None
+    except OSError as error:
+        raise CredentialsError(f"cannot read {path}: {error.strerror}", hint="whose file is it? see ls -l") from None
+
+
+def _unique(pairs: list[tuple[str, Any]], path: Path, text: str) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if twice := {key for key in keys if keys.count(key) > 1}:
+        key = sorted(twice)[0]
+        raise CredentialsError(f"{path}{_line(key, text)}: {printable(key, 40)!a} stands there twice")
+    return dict(pairs)
+
+
+def _problem(detail: dict[str, Any], path: Path, text: str) -> str:
+    key = str(detail["loc"][0])
+    if detail["type"] == "missing":
+        return f"{path}: {key!r} is missing"
+    where = f"{path}{_line(key, text)}"
+    if detail["type"] == "extra_forbidden":
+        return f"{where}: unknown key {printable(key, 40)!a}"
+    expected = detail["msg"].replace("Input should be", "expected").replace("String should", "text should")
+    return f"{where}: {key!r}: {expected}"
+
+
+def _line(key: str, text: str) -> str:
+    """Where `key` stands, as `, line N`; '' if that cannot be told."""
+    match = re.search(rf"{re.escape(json.dumps(key))}\s*:", text)
+    return f", line {text.count(chr(10), 0, match.start()) + 1}" if match else ""
+
+
+def _first_line(command: str, name: str) -> str:
+    hint = f"run it by hand and see: {printable(command.split(' ', 1)[0], 60)} …"
+    try:
+        ran = subprocess.run(  # noqa: S602  the person's own command, with pipes as they please
+            command, shell=True, stdout=subprocess.PIPE, timeout=_COMMAND_LIMIT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise CredentialsError(f"{name}: password_command took more than {_COMMAND_LIMIT} s", hint=hint) from None
+    if ran.returncode:
+        raise CredentialsError(f"{name}: password_command failed (exit {ran.returncode})", hint=hint)
+    line = ran.stdout.decode("utf-8", "surrogateescape").split("\n", 1)[0].rstrip("\r")
+    if not line:
+        raise CredentialsError(f"{name}: password_command printed nothing", hint=hint)
+    return line

@@ -1,0 +1,93 @@
+"""Is this the machine it was last time? Host keys are read from two files, and written to the second.
+
+An unknown host is accepted once (`accept-new`) or refused (`strict`). A changed key is always refused; so is another
+type of key where one is known, for whoever sits in the middle chooses the type.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+import paramiko
+from paramiko.hostkeys import HostKeyEntry, HostKeys, InvalidHostKey
+
+from embmerge.errors import HostKeyError
+from embmerge.events import HostKeyAccepted, Observer
+from embmerge.plaintext import printable
+
+_writing = threading.Lock()
+
+
+class KnownHosts(paramiko.MissingHostKeyPolicy):
+    """The keys in `~/.ssh/known_hosts` and in `directory`/known_hosts, and what to do about others."""
+
+    def __init__(
+        self, cluster: str, directory: Path, mode: Literal["accept-new", "strict"], observer: Observer
+    ) -> None:
+        self._cluster, self._mode, self._observer = cluster, mode, observer
+        self._own = directory / "known_hosts"
+        self._files = (Path.home() / ".ssh" / "known_hosts", self._own)
+
+    def guard(self, client: paramiko.SSHClient) -> None:
+        """Have `client` check the server's key before it says who logs in."""
+        client.set_missing_host_key_policy(self)
+        keys = client.get_host_keys()
+        keys.clear()
+        for entry, _, _ in self._entries():
+            for host in entry.hostnames:
+                keys.add(host, entry.key.get_name(), entry.key)
+
+    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
+        """paramiko's question: the host is in neither file."""
+        shown = printable(hostname)
+        if self._mode == "strict":
+            raise HostKeyError(
+                f"{self._cluster}: the host key of {shown} is unknown: {key.get_name()} {key.fingerprint}",
+                hint=f"if that is its fingerprint, add the key to {self._own}, or set host_keys: accept-new",
+            )
+        with _writing:
+            self._own.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._own, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            try:
+                os.write(descriptor, f"{hostname} {key.get_name()} {key.get_base64()}\n".encode())
+            finally:
+                os.close(descriptor)
+        client.get_host_keys().add(hostname, key.get_name(), key)
+        self._observer(HostKeyAccepted(self._cluster, shown, key.get_name(), key.fingerprint, self._own))
+
+    def changed(self, error: paramiko.BadHostKeyException, port: int) -> HostKeyError:
+        """The refusal of a changed key, naming both fingerprints and where the old one stands."""
+        hostname = error.hostname if port == 22 else f"[{error.hostname}]:{port}"  # noqa: PLR2004  SSH's own port
+        expected = error.expected_key
+        where = next(
+            (f"{path}, line {line}" for entry, path, line in self._entries() if _names(entry, hostname, expected)),
+            "a known_hosts file",
+        )
+        return HostKeyError(
+            f"{self._cluster}: the host key of {printable(hostname)} has changed: it is {error.key.get_name()} "
+            f"{error.key.fingerprint}, but {where} has {expected.get_name()} {expected.fingerprint}",
+            hint="somebody may be listening in; if the machine was set up anew (ask who runs it), "
+            f"remove that line and connect again: ssh-keygen -R {printable(hostname)!a}",
+        )
+
+    def _entries(self) -> Iterator[tuple[HostKeyEntry, Path, int]]:
+        for path in self._files:
+            lines: list[str] = []
+            with suppress(OSError):
+                lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            for number, line in enumerate(lines, 1):
+                with suppress(InvalidHostKey, paramiko.SSHException, ValueError):
+                    entry = HostKeyEntry.from_line(line, number)
+                    if entry and entry.key:
+                        yield entry, path, number
+
+
+def _names(entry: HostKeyEntry, hostname: str, key: paramiko.PKey) -> bool:
+    known = (
+        HostKeys.hash_host(hostname, each) == each if each.startswith("|1|") else each == hostname
+        for each in entry.hostnames
+    )
+    return entry.key == key and any(known)

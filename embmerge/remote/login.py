@@ -1,0 +1,309 @@
+"""Log in: one authenticated `fabric.Connection`, by whatever the credentials, `~/.ssh/config` and the agent offer.
+
+paramiko's own order (every agent key, every default key, then the password) ends in "too many authentication
+failures" where an agent holds many keys, and it asks for second factors on its own. So the order is decided here: a
+password or key that was given is all that is tried.
+"""
+
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fabric
+import paramiko
+from paramiko.auth_strategy import AuthStrategy
+
+from embmerge.errors import ConnectError, ConnectionLost, CredentialsError, EmbmergeError, LoginError
+from embmerge.events import Detail, Observer
+from embmerge.plaintext import printable
+from embmerge.remote.credentials import SUFFIX, Credentials, load_credentials
+from embmerge.remote.hostkeys import KnownHosts
+from embmerge.remote.transport import transport_factory
+from embmerge.settings import Settings
+
+Ask = Callable[[str], str]  # shows a prompt to the person, returns what they type
+
+_DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
+_ROUNDS = 5  # of questions that a server may ask for one login
+
+
+@dataclass
+class Door:
+    """How to get in to one cluster, again and again: what `connect` needs, and what it learnt.
+
+    `asked` is True once a second factor was asked: no further connection is possible without another one.
+    """
+
+    credentials: Credentials
+    settings: Settings
+    observer: Observer
+    ask: Ask | None
+    asked: bool = False
+    _secret: str | None = field(default=None, repr=False)
+    _gateway: "fabric.Connection | None" = field(default=None, repr=False)
+
+    @property
+    def address(self) -> str:
+        """Host, or host:port, as the person wrote it."""
+        port = self.credentials.port
+        return f"{self.credentials.address}:{port}" if port else self.credentials.address
+
+    def connect(self) -> fabric.Connection:
+        """One more connection: open, authenticated, kept alive.
+
+        Raises `ConnectionLost` where another try may help, `LoginError`, `HostKeyError`, `ConnectError` or
+        `CredentialsError` where it does not.
+        """
+        connection = self._connection()
+        hosts = KnownHosts(self.credentials.name, self.settings.credentials, self.settings.host_keys, self.observer)
+        hops = [connection]
+        while isinstance(hops[-1].gateway, fabric.Connection):
+            hops.append(hops[-1].gateway)
+        for hop in reversed(hops):  # the first one first: each is the way to the next
+            if not hop.is_connected:
+                self._open(hop, hosts, own=hop is connection)
+        return connection
+
+    def _connection(self) -> fabric.Connection:
+        """The connection, not yet open, with everything that `~/.ssh/config` says about it."""
+        given = self.credentials
+        config = fabric.Config(overrides={"timeouts": {"connect": None}})
+        gateway = self._through()
+        try:
+            return fabric.Connection(
+                given.address, user=given.username, port=given.port, config=config, gateway=gateway, connect_kwargs={}
+            )
+        except (ValueError, paramiko.SSHException) as error:
+            raise CredentialsError(f"{given.name}: {printable(given.address)} cannot be an address: {error}") from None
+
+    def _through(self) -> "fabric.Connection | None":
+        """The connection to the gateway that the credentials name; the one we have, if it still stands."""
+        name = self.credentials.gateway
+        if not name:
+            return None
+        if self._gateway is None or not self._gateway.is_connected:
+            if (self.settings.credentials / f"{name}{SUFFIX}").exists():
+                if name == self.credentials.name:
+                    raise CredentialsError(
+                        f"{name}: its gateway is itself", hint="remove `gateway` from its credentials"
+                    )
+                credentials = load_credentials(name, self.settings.credentials, self.observer)
+            else:
+                credentials = Credentials(name=name, address=name)
+            door = Door(credentials, self.settings, self.observer, self.ask)
+            self._gateway = door.connect()
+            self.asked = self.asked or door.asked
+        return self._gateway
+
+    def _open(self, hop: fabric.Connection, hosts: KnownHosts, *, own: bool) -> None:
+        settings, where = self.settings, f"{hop.host}:{hop.port}"
+        identities = hop.connect_kwargs.pop("key_filename", [])
+        login = _Login(self, hop, identities, own=own)
+        hop.connect_kwargs.update(
+            transport_factory=transport_factory,
+            auth_strategy=login,
+            banner_timeout=settings.connect_timeout,
+            auth_timeout=max(settings.connect_timeout, settings.stall_timeout),
+            channel_timeout=settings.stall_timeout,
+        )
+        hop.connect_timeout = settings.connect_timeout
+        hosts.guard(hop.client)
+        try:
+            hop.open()
+        except EmbmergeError:
+            hop.close()
+            raise
+        except BaseException as error:
+            hop.close()
+            if explained := _explained(error, hop, hosts, self.credentials.name):
+                raise explained from error
+            raise
+        hop.transport.set_keepalive(max(1, round(settings.keepalive)))
+        self.asked = self.asked or login.asked
+        cipher = printable(str(getattr(hop.transport, "remote_cipher", "?")))
+        self.observer(Detail(f"logged in at {where} as {hop.user}, {cipher}", self.credentials.name))
+
+    def secret(self) -> str | None:
+        """The password; a password command is run once."""
+        if self._secret is None:
+            self._secret = self.credentials.secret()
+        return self._secret
+
+
+class _Login(AuthStrategy):  # type: ignore[misc]  paramiko is untyped
+    """What is tried to log in over one transport, in this order, and nothing else."""
+
+    def __init__(self, door: Door, hop: fabric.Connection, identities: list[str], *, own: bool) -> None:
+        super().__init__(ssh_config=None)
+        self._door, self._hop, self._identities, self._own = door, hop, identities, own
+        self._password = door.secret() if own else None
+        self.asked = False
+
+    def authenticate(self, transport: paramiko.Transport) -> list[str]:
+        """Log in, or raise `LoginError`; what else paramiko raises is explained by the caller."""
+        given = self._door.credentials if self._own else None
+        tried = []
+        if given and given.key_file:
+            passphrase = given.passphrase.get_secret_value() if given.passphrase else None
+            key = load_key(Path(given.key_file).expanduser(), passphrase, given.name)
+            ways = [(f"the key {given.key_file}", key)]
+        elif self._password is not None:
+            return self._by_password(transport)
+        else:
+            ways = list(self._keys())
+        for name, key in ways:
+            tried.append(name)
+            try:
+                return self._rest(transport, transport.auth_publickey(self._hop.user, key))
+            except paramiko.BadAuthenticationType as error:
+                if "keyboard-interactive" in error.allowed_types and not (given and given.key_file):
+                    return self._by_questions(transport)
+                raise self._refused(tried, error.allowed_types) from None
+            except paramiko.AuthenticationException:
+                continue
+        if not ways:
+            try:
+                transport.auth_none(self._hop.user)
+            except paramiko.BadAuthenticationType as error:
+                if "keyboard-interactive" in error.allowed_types:
+                    return self._by_questions(transport)
+                raise self._refused(tried, error.allowed_types) from None
+            else:
+                return []
+        raise self._refused(tried, [])
+
+    def _by_password(self, transport: paramiko.Transport) -> list[str]:
+        try:
+            return self._rest(transport, transport.auth_password(self._hop.user, self._password, fallback=False))
+        except paramiko.BadAuthenticationType as error:
+            if "keyboard-interactive" in error.allowed_types:
+                return self._by_questions(transport)
+            raise self._refused(["the password"], error.allowed_types) from None
+        except paramiko.AuthenticationException:
+            raise self._refused(["the password"], []) from None
+
+    def _rest(self, transport: paramiko.Transport, further: list[str]) -> list[str]:
+        """The factors that the server wants besides the one that it took."""
+        if not further:
+            return []
+        if "password" in further and self._password is not None and "keyboard-interactive" not in further:
+            return self._rest(transport, transport.auth_password(self._hop.user, self._password, fallback=False))
+        if "keyboard-interactive" in further:
+            return self._by_questions(transport)
+        raise self._refused(["one factor"], further)
+
+    def _by_questions(self, transport: paramiko.Transport) -> list[str]:
+        """Answer what the server asks: its first question for a password from the file, others by asking the person."""
+        unused = [self._password] if self._password is not None else []
+        rounds = 0
+
+        def answers(_title: str, _instructions: str, questions: list[tuple[str, bool]]) -> list[str]:
+            nonlocal rounds
+            rounds += 1
+            if rounds > _ROUNDS:
+                raise paramiko.AuthenticationException("too many questions")
+            return [self._answer(question, unused) for question, _echo in questions]
+
+        try:
+            return self._rest(transport, transport.auth_interactive(self._hop.user, answers))
+        except paramiko.AuthenticationException:
+            what = ["the answer to the server's question"] if self.asked else ["the password"]
+            raise self._refused(what, []) from None
+
+    def _answer(self, question: str, unused: list[str]) -> str:
+        shown = printable(question.strip(), 120)
+        if unused and "password" in question.lower() and "one-time" not in question.lower():
+            return unused.pop()
+        name = self._door.credentials.name
+        if self._door.ask is None:
+            raise LoginError(
+                f"{name}: the server asks for a second factor ({shown!a}), and there is no terminal to ask you",
+                hint="run it in a terminal; or ask who runs the cluster for a key that needs no second factor",
+            )
+        if self._door.asked:
+            raise LoginError(f"{name}: another connection would need another code", hint="one connection goes on")
+        self.asked = True
+        return self._door.ask(f"{name}: {shown} ")
+
+    def _keys(self) -> Iterator[tuple[str, paramiko.PKey]]:
+        """Those of `~/.ssh/config`, else the agent's and the default ones."""
+        for identity in self._identities:
+            path = Path(identity).expanduser()
+            if path.exists():
+                yield f"the key {identity}", load_key(path, None, self._door.credentials.name)
+        for key in paramiko.Agent().get_keys():
+            yield "a key of the agent", key
+        if self._identities:
+            return
+        for name in _DEFAULT_KEYS:
+            path = Path.home() / ".ssh" / name
+            try:
+                yield f"the key ~/.ssh/{name}", paramiko.PKey.from_path(path)
+            except (OSError, ValueError, paramiko.SSHException):  # absent, or with a passphrase that the agent knows
+                continue
+
+    def _refused(self, tried: list[str], allowed: list[str]) -> LoginError:
+        who = f"{self._hop.user}@{self._hop.host}"
+        what = f"did not accept {', '.join(dict.fromkeys(tried))}" if tried else "wants a password or a key"
+        wants = f"; it takes {printable(', '.join(allowed), 80)}" if allowed else ""
+        name = self._door.credentials.name
+        return LoginError(
+            f"{name}: authentication failed: {who} {what}{wants}",
+            hint=f"check username and password (or key_file) in {self._door.settings.credentials / (name + SUFFIX)}",
+        )
+
+
+def load_key(path: Path, passphrase: str | None, name: str) -> paramiko.PKey:
+    """The private key in `path`. Raises `CredentialsError` that says what is wrong with it."""
+    try:
+        return paramiko.PKey.from_path(path, passphrase.encode() if passphrase else None)
+    except FileNotFoundError:
+        raise CredentialsError(f"{name}: no key file {path}", hint="correct `key_file` in its credentials") from None
+    except OSError as error:
+        raise CredentialsError(f"{name}: cannot read the key file {path}: {error.strerror}") from None
+    except (paramiko.PasswordRequiredException, TypeError):
+        raise CredentialsError(
+            f"{name}: the key {path} needs a passphrase",
+            hint="add `passphrase` to its credentials, or leave key_file out and use ssh-add",
+        ) from None
+    except (ValueError, paramiko.SSHException):
+        why = "cannot be opened with this passphrase" if passphrase else "is not a private key"
+        raise CredentialsError(f"{name}: the key {path} {why}", hint="check it with: ssh-keygen -y -f") from None
+
+
+def _explained(error: BaseException, hop: fabric.Connection, hosts: KnownHosts, name: str) -> EmbmergeError | None:
+    """What an error of paramiko's or the system's means; None if it is neither's."""
+    where = f"{printable(hop.host)}:{hop.port}"
+    if isinstance(error, paramiko.BadHostKeyException):
+        return hosts.changed(error, hop.port)
+    if isinstance(error, socket.gaierror | UnicodeError):
+        return ConnectionLost(
+            f"{name}: unknown host name {printable(hop.host)}",
+            hint="is the address spelled right, is the VPN up? invoke doctor tells more",
+        )
+    if isinstance(error, paramiko.ChannelException):
+        return ConnectError(f"{name}: the gateway does not let us through to {where}: {printable(error.text)}")
+    if isinstance(error, TimeoutError):
+        return ConnectionLost(f"{name}: time-out: no answer from {where}", hint="is the VPN up? is a firewall between?")
+    if isinstance(error, ConnectionRefusedError | paramiko.ssh_exception.NoValidConnectionsError):
+        return ConnectionLost(
+            f"{name}: connection refused by {where}", hint="is the port right, is its SSH server running?"
+        )
+    text = printable(str(error), 120)
+    if isinstance(error, paramiko.SSHException) and "too many authentication failures" in text.lower():
+        return LoginError(
+            f"{name}: too many authentication failures at {where}",
+            hint="your agent offers too many keys: name the right one as `key_file` in the credentials",
+        )
+    if isinstance(error, paramiko.AuthenticationException):
+        return LoginError(f"{name}: authentication failed at {where}: {text}")
+    if isinstance(error, paramiko.ssh_exception.IncompatiblePeer):
+        return ConnectError(f"{name}: {where} speaks no SSH that we do: {text}")
+    if isinstance(error, OSError | EOFError | paramiko.SSHException):
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else text or "closed by the server"
+        return ConnectionLost(
+            f"{name}: connection lost at {where}: {reason}", hint="invoke doctor tells where it breaks"
+        )
+    return None

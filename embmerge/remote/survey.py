@@ -1,0 +1,196 @@
+"""`verify-remote`: look into every remote shard without downloading it, and say whether a merge would succeed."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal
+
+from embmerge.coverage import Coverage, Disagreement, Gap, check_coverage
+from embmerge.errors import EmbmergeError, RemoteDataError, TruncatedShard
+from embmerge.events import ClusterDone, ClusterFailed, Observer, ShardInspected, ShardsFound, ignore
+from embmerge.plaintext import printable
+from embmerge.remote.cluster import Cluster, RemoteFile
+from embmerge.remote.together import together
+from embmerge.shard import ShardHeader
+
+Verdict = Literal["ok", "growing", "truncated", "unreadable", "odd"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One remote shard: what its header says (None if it has none), and what is wrong with it.
+
+    growing: its size or time changed between two looks. truncated: its pickle ends too early. odd: its model, dim or
+    dtype is not that of most shards.
+    """
+
+    file: RemoteFile
+    header: ShardHeader | None
+    verdict: Verdict = "ok"
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class ClusterSurvey:
+    """What lies on one cluster. `error` is what kept us from looking; the rest is empty then."""
+
+    cluster: str
+    remote_dir: str = ""
+    findings: tuple[Finding, ...] = ()
+    checkpoints: tuple[RemoteFile, ...] = ()
+    others: tuple[str, ...] = ()
+    error: EmbmergeError | None = None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What lies on the clusters that were asked, and what they hold together.
+
+    `articles` is how many there are, None if nobody knows. `error` is what a task ends with, None if a merge of what
+    was asked would succeed.
+    """
+
+    clusters: tuple[ClusterSurvey, ...]
+    coverage: Coverage
+    articles: int | None
+    problems: tuple[str, ...] = ()
+    error: EmbmergeError | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether a merge of what was asked would succeed."""
+        return self.error is None
+
+    @property
+    def headers(self) -> dict[str, ShardHeader]:
+        """All headers, by shard name."""
+        found = (finding.header for cluster in self.clusters for finding in cluster.findings)
+        return {header.name: header for header in found if header}
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a merge would ask for.
+
+    `articles`: how many rows there must be, if known; `max_extra_rows` more are left out. `any_dtype`: the merge
+    converts. `others`: configured clusters that are not asked. `local`: shards that are here already and stay.
+    """
+
+    articles: int | None = None
+    max_extra_rows: int = 10
+    any_dtype: bool = False
+    others: tuple[str, ...] = ()
+    local: tuple[ShardHeader, ...] = field(default=(), repr=False)
+
+
+def survey(clusters: Sequence[Cluster], terms: Terms, *, observer: Observer = ignore, stop: threading.Event) -> Survey:
+    """Look into all `clusters` at the same time, and judge what they hold by `terms`.
+
+    What is wrong on a cluster, or with its connection, is in the result. Raises `Interrupted` when `stop` is set.
+    """
+    looks = {cluster.name: partial(_look, cluster, observer) for cluster in clusters}
+    outcomes = together(looks, stop=stop, halt=threading.Event())
+    surveys = []
+    for name, outcome in outcomes.items():
+        if isinstance(outcome, EmbmergeError):
+            observer(ClusterFailed(name, outcome.message, outcome.hint))
+            surveys.append(ClusterSurvey(name, error=outcome))
+        else:
+            surveys.append(outcome)
+    order = [cluster.name for cluster in clusters]
+    return judge(sorted(surveys, key=lambda each: order.index(each.cluster)), terms)
+
+
+def _look(cluster: Cluster, observer: Observer) -> ClusterSurvey:
+    cluster.connect()
+    listing = cluster.listing()
+    files = listing.shards
+    observer(ShardsFound(cluster.name, len(files), sum(file.nbytes for file in files)))
+    if not files:
+        raise cluster.no_shards(listing)
+    findings = []
+    for index, (file, found) in enumerate(cluster.headers(files), 1):
+        if isinstance(found, ShardHeader):
+            findings.append(Finding(file, found))
+        else:
+            verdict: Verdict = "truncated" if isinstance(found, TruncatedShard) else "unreadable"
+            findings.append(Finding(file, None, verdict, found.message))
+        observer(ShardInspected(cluster.name, file.name, index, len(files)))
+    looked = zip(findings, cluster.look_again(files), strict=True)
+    settled = tuple(finding if now == finding.file else _growing(finding, now) for finding, now in looked)
+    observer(ClusterDone(cluster.name))
+    return ClusterSurvey(cluster.name, listing.remote_dir, settled, listing.checkpoints, listing.others)
+
+
+def _growing(finding: Finding, now: RemoteFile | None) -> Finding:
+    name = printable(finding.file.name)
+    if now is None:
+        return replace(finding, header=None, verdict="unreadable", problem=f"{name} was removed while we looked")
+    change = (
+        f"{finding.file.nbytes:,} bytes, then {now.nbytes:,}" if now.nbytes != finding.file.nbytes else "written again"
+    )
+    return replace(finding, header=None, verdict="growing", problem=f"{name} is still being written: {change}")
+
+
+def judge(surveys: Sequence[ClusterSurvey], terms: Terms) -> Survey:
+    """What `surveys` amount to; a pure function."""
+    remote = [finding.header for each in surveys for finding in each.findings if finding.header]
+    names = {header.name for header in remote}
+    headers = [*remote, *(header for header in terms.local if header.name not in names)]
+    unasked = bool(terms.others) or any(each.error for each in surveys)
+    coverage = check_coverage(headers, articles=terms.articles, others=unasked, any_dtype=terms.any_dtype)
+    odd = {
+        header.name: f"{problem.field} is {printable(value, 60)}"
+        for problem in coverage.problems
+        if isinstance(problem, Disagreement)
+        for value, those in problem.values[1:]
+        for header in those
+    }
+    surveys = [
+        replace(each, findings=tuple(_odd(finding, odd.get(finding.file.name)) for finding in each.findings))
+        for each in surveys
+    ]
+    problems = [finding.problem for each in surveys for finding in each.findings if not finding.header]
+    problems += _clashes(surveys)
+    problems += [str(problem) for problem in coverage.problems]
+    if terms.articles is not None and coverage.end > terms.articles + terms.max_extra_rows:
+        extra = coverage.end - terms.articles
+        problems.append(f"{extra:,} rows more than there are articles ({terms.articles:,})")
+    return Survey(tuple(surveys), coverage, terms.articles, tuple(problems), _error(surveys, coverage, problems))
+
+
+def _odd(finding: Finding, why: str | None) -> Finding:
+    return replace(finding, verdict="odd", problem=why) if why and finding.header else finding
+
+
+def _clashes(surveys: Sequence[ClusterSurvey]) -> list[str]:
+    """File names that two clusters offer."""
+    first: dict[str, str] = {}
+    clashes = []
+    for each in surveys:
+        for finding in each.findings:
+            other = first.setdefault(finding.file.name, each.cluster)
+            if other != each.cluster:
+                clashes.append(f"{finding.file.name} is offered by both {other} and {each.cluster}")
+    return clashes
+
+
+def _error(surveys: Sequence[ClusterSurvey], coverage: Coverage, problems: Sequence[str]) -> EmbmergeError | None:
+    failed = sorted((each.error for each in surveys if each.error), key=lambda error: error.exit_code)
+    if failed:
+        return failed[0]
+    if not problems:
+        return None
+    return RemoteDataError("; ".join(problems), hint=_hint(surveys, coverage))
+
+
+def _hint(surveys: Sequence[ClusterSurvey], coverage: Coverage) -> str:
+    """The command that shows the trouble where it is."""
+    gaps = [problem for problem in coverage.problems if isinstance(problem, Gap)]
+    neighbours = {shard.cluster for gap in gaps for shard in (gap.before, gap.after) if shard}
+    where = [each for each in surveys if each.cluster in neighbours] or [each for each in surveys if each.remote_dir]
+    if not where:
+        return "run invoke doctor"
+    shown = " or ".join(f"on {each.cluster}: ls -l {printable(each.remote_dir)}" for each in where[:2])
+    return f"see which shards are there, {shown}"
