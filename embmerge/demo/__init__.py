@@ -1,0 +1,81 @@
+"""`invoke demo`: two SSH clusters on this machine, and the real job against them, with nothing mocked."""
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from embmerge.demo.dataset import Size, write_articles, write_shard
+from embmerge.errors import UsageError
+
+REMOTE_DIR = "mapper_embeddings/embeddings"  # where embmerge looks when nothing else is said
+_MARK = ".made-by-embmerge-demo"
+_USER = "ada"
+_COPIED = ("INVOKE_EMBMERGE_", "SOURCE_DATE_EPOCH")
+
+
+@contextmanager
+def clusters(folder: Path, size: Size, say: Callable[[str], None]) -> Iterator[list[str]]:
+    """Make `folder` anew with shards, articles and credentials, and serve its clusters while the block lasts.
+
+    Yields their names. Raises `UsageError` if `folder` holds something else than an earlier demo, or if asyncssh is
+    not installed.
+    """
+    try:
+        from embmerge.demo.server import Accounts, Server  # noqa: PLC0415  asyncssh is an extra
+    except ModuleNotFoundError:
+        raise UsageError("the demo needs asyncssh", hint="pip install -e '.[demo]'") from None
+    _clear(folder)
+    say(f"Making {size.rows:,} articles and {size.clusters * size.gpus} shards of {size.dim} columns in {folder}...")
+    write_articles(folder / "wikipedia.pkl", size.rows)
+    for cluster, gpu, start, end in size.shards():
+        write_shard(_home(folder, cluster) / REMOTE_DIR, size, cluster, gpu, start, end)
+    names = []
+    with ExitStack() as running:
+        for cluster in range(1, size.clusters + 1):
+            name, password = f"tensor{cluster:02d}", secrets.token_urlsafe(12)
+            server = running.enter_context(Server(_home(folder, cluster), lambda p=password: Accounts({_USER: p})))
+            _write_credentials(folder, name, server.port, password)
+            names.append(name)
+            say(f"Cluster {name} listens on 127.0.0.1:{server.port}")
+        yield names
+
+
+def run_in(folder: Path, *arguments: str) -> int:
+    """Run `invoke` with `arguments` in `folder`, as a person would type it; returns its exit code."""
+    tasks = Path(__file__).resolve().parent.parent.parent
+    command = [sys.executable, "-m", "invoke", "--search-root", str(tasks), *arguments]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_COPIED)}
+    return subprocess.run(command, cwd=folder, env=environment, check=False).returncode  # noqa: S603  our own words
+
+
+def keep_running(stop: threading.Event) -> None:
+    """Wait until Ctrl-C."""
+    while not stop.wait(1):
+        pass
+
+
+def _clear(folder: Path) -> None:
+    if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).exists():
+        raise UsageError(f"{folder} holds something else than a demo", hint="name another folder with --folder")
+    shutil.rmtree(folder, ignore_errors=True)
+    for place in (_home(folder, 1) / REMOTE_DIR, _home(folder, 2) / REMOTE_DIR, folder / ".credentials"):
+        place.mkdir(parents=True)
+    (folder / ".credentials").chmod(0o700)
+    (folder / _MARK).touch()
+
+
+def _home(folder: Path, cluster: int) -> Path:
+    return folder / "clusters" / f"tensor{cluster:02d}"
+
+
+def _write_credentials(folder: Path, name: str, port: int, password: str) -> None:
+    path = folder / ".credentials" / f"{name}.credentials"
+    path.touch(mode=0o600)
+    path.write_text(json.dumps({"address": "127.0.0.1", "port": port, "username": _USER, "password": password}))
