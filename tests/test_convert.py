@@ -1,5 +1,6 @@
 import os
 import pickle
+import resource
 from contextlib import closing
 
 import numpy as np
@@ -99,6 +100,21 @@ def test_a_source_with_damaged_articles_leaves_the_old_output(tmp_path, there):
     with pytest.raises(LocalDataError, match=r"^a\.safetensors: "):
         convert(path, output)
     assert contents(target) == before
+
+
+@pytest.mark.parametrize("there", SUFFIXES)
+def test_a_disk_that_fills_up_leaves_the_old_output(tmp_path, there):
+    path = write_set(tmp_path / "source" / "a.pkl", rows_of())
+    output = write_set(tmp_path / "target" / f"b{there}", rows_of(7))
+    before = contents(output.parent)
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, former[1]))  # less than the rows need
+    try:
+        with pytest.raises(DiskError, match="the disk is full"):
+            convert(path, output)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    assert contents(output.parent) == before
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
