@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from embmerge import atomic
 from embmerge.errors import DiskError
 from embmerge.plaintext import printable, size
 from embmerge.remote import owner
@@ -32,6 +33,8 @@ FOLDER = ".partial"
 FORGOTTEN = 24 * 3600.0  # seconds of silence after which a run of unknown fate counts as ended
 
 _COPY = 1 << 20
+_PATIENCE = 0.3  # seconds
+_CLOSED = -1
 
 
 class Partial:
@@ -84,33 +87,41 @@ class Partial:
 
     def promote(self, target: Path) -> None:
         """Give the whole file its own name and the remote file's mtime, durably; the partial is gone then."""
-        with self._disk_errors():
+        with self._lock, self._disk_errors():
             os.truncate(self._data, self.file.nbytes)
             os.utime(self._data, (self.file.mtime, self.file.mtime))
             os.fsync(self._data)
             self._close()
             self.path.rename(target)
-            _sync_folder(target.parent)
+            atomic.sync(target.parent)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def leave(self) -> int:
         """Keep what is here for whoever comes next; returns how many bytes that are."""
-        self._close()
-        with contextlib.suppress(OSError):
-            self.folder.rename(_named(self.folder.parent, self.file.name, owner.nobody()))
+        if self._lock.acquire(timeout=_PATIENCE):  # else the disk hangs: then it stays open, and is kept all the same
+            try:
+                self._close()
+                with contextlib.suppress(OSError):
+                    self.folder.rename(_named(self.folder.parent, self.file.name, owner.nobody()))
+            finally:
+                self._lock.release()
         return self.done.nbytes
 
     def discard(self) -> None:
         """Throw everything away."""
-        self._close()
+        with self._lock:
+            self._close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _note(self, *lines: Any) -> None:
         os.write(self._journal, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
     def _close(self) -> None:
-        os.close(self._data)
-        os.close(self._journal)
+        """A number that was closed belongs to another file soon, so it is forgotten at once."""
+        for number in (self._data, self._journal):
+            if number != _CLOSED:
+                os.close(number)
+        self._data = self._journal = _CLOSED
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:
@@ -265,12 +276,3 @@ def _remove(folder: Path) -> None:
 
 def _sync_data(file: int) -> None:
     getattr(os, "fdatasync", os.fsync)(file)  # macOS has the latter only
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` durable."""
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -34,7 +34,7 @@ STATUS, HANDLE, ATTRS = 101, 102, 105
 LARGEST_READ = 255 * 1024  # OpenSSH answers at most 256 KB, headers included
 SMALLEST_READ = 32 * 1024  # every server answers that
 WINDOW = 8 << 20  # what a server may send before we say that it arrived: no brake, even on a far line
-PACKET = 128 * 1024  # OpenSSH's packets end at 256 KB; fewer, larger ones cost less
+PACKET = 64 * 1024  # OpenSSH's packets end at 256 KB; fewer, larger ones cost less
 
 _SSH_FX_EOF = 1
 _ERRNO = {2: errno.ENOENT, 3: errno.EACCES, 8: errno.EOPNOTSUPP}  # SSH_FX_…; anything else is an I/O error

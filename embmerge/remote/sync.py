@@ -13,7 +13,7 @@ from pathlib import Path
 
 from embmerge import atomic
 from embmerge.errors import DiskError, EmbmergeError, Interrupted
-from embmerge.events import ClusterDone, ClusterFailed, Observer, ShardSkipped, SyncStarted, ignore
+from embmerge.events import ClusterDone, ClusterFailed, Observer, ShardsFound, ShardSkipped, SyncStarted, ignore
 from embmerge.plaintext import size
 from embmerge.remote import checksum as checksums
 from embmerge.remote import manifest
@@ -100,7 +100,11 @@ class _Run:
         self.observer(SyncStarted(cluster.name, self.directory))
         try:
             cluster.connect()
-            files = cluster.listing().shards
+            listing = cluster.listing()
+            files = listing.shards
+            if not files:
+                raise cluster.no_shards(listing)
+            self.observer(ShardsFound(cluster.name, len(files), sum(file.nbytes for file in files)))
             if not self.checksum:
                 return _Look(cluster, files, {}, None)
             sums = checksums.remote_sums(cluster, files, timeout=self.settings.stall_timeout, stop=self.halt)

@@ -6,7 +6,6 @@ is left, the next round starts after a pause. Pauses grow for as long as rounds 
 
 import itertools
 import math
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,13 +16,14 @@ from typing import Any
 
 import paramiko
 
-from embmerge.errors import ConnectError, ConnectionLost
+from embmerge.errors import ConnectError, ConnectionLost, EmbmergeError
 from embmerge.events import Detail, Observer, Retrying, Warned
 from embmerge.plaintext import printable
 from embmerge.remote.cluster import Cluster
 from embmerge.remote.lane import LOOK_AROUND, ON_THE_WAY, FastLane
 from embmerge.remote.pace import Pace
 from embmerge.remote.plainlane import PlainLane
+from embmerge.remote.retry import persistently
 from embmerge.remote.sftp import SftpChannel, WireError
 from embmerge.remote.transport import without_gcm
 from embmerge.remote.verification import Expected, finish_all
@@ -32,7 +32,8 @@ from embmerge.settings import Settings
 
 _BYTES_A_LANE = 8 << 20  # below that, a further login costs more than it brings
 _FILES_A_LANE = 16
-_LONGEST_PAUSE = 60.0
+_ENOUGH = 1 << 20  # bytes of a round after which the next one needs no pause
+_GO_ON = "run the same command again when the network is back: what is here is kept"
 _END_WITHIN = 1.0  # seconds that connections get to end after `halt`; those that hang in a system call are left
 
 
@@ -58,7 +59,7 @@ class Transfer:
         self._plain = settings.transfer == "plain"
         self._lock = threading.Lock()
         self._at_work = 0  # connections
-        self._problems: list[ConnectError] = []
+        self._problems: list[EmbmergeError] = []
         self._fatal: BaseException | None = None
         self._warned: set[str] = set()
 
@@ -68,16 +69,21 @@ class Transfer:
         What is wrong with single files is in `work.failures` then. Raises what stopped all of it: `ConnectError` if the
         line does not come back, `DiskError`, which sets `halt`.
         """
-        finisher = self._thread(lambda: finish_all(self._work, directory, expected, halt=self._halt))
+        ended = threading.Event()
+        finisher = self._thread(lambda: finish_all(self._work, directory, expected, halt=ended))
         finisher.start()
-        tries = 0
-        while not self._over():
-            before = self._work.received
-            self._round()
-            if not self._over():
-                tries = 1 if self._work.received > before else tries + 1
-                self._pause(tries)
-        finisher.join(_END_WITHIN)
+        try:
+            while not self._over():
+                persistently(
+                    self._round,
+                    cluster=self._cluster.name,
+                    retries=self._settings.retries,
+                    stop=self._halt,
+                    observer=self._observer,
+                )
+        finally:
+            ended.set()
+            finisher.join(_END_WITHIN)
         if self._fatal:
             raise self._fatal
 
@@ -85,8 +91,9 @@ class Transfer:
         return self._work.over or self._halt.is_set()
 
     def _round(self) -> None:
-        """Have connections at work until all are done or lost."""
+        """Have connections at work until all are done or lost. Raises `ConnectError` if they brought too little."""
         self._problems.clear()
+        before = self._work.received
         main = self._cluster.connection if self._cluster.connection.is_connected else None
         threads = [self._thread(partial(self._lane, each)) for each in (main, *[None] * (self._count - 1))]
         for thread in threads:
@@ -96,26 +103,17 @@ class Transfer:
         deadline = time.monotonic() + _END_WITHIN
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-
-    def _pause(self, tries: int) -> None:
-        """Wait before the next round, if there is to be one."""
+        if self._over() or not self._problems:
+            return
         for problem in self._problems:
             if not isinstance(problem, ConnectionLost):
-                raise problem
-        reason = self._problems[-1].message if self._problems else "no connection"
+                raise problem  # another try would end in the same way
+        lost = self._problems[-1]
         if self._cluster.single:
-            raise ConnectError(
-                f"{self._cluster.name}: {reason}; another connection needs another code",
-                hint="run invoke sync again: what is here is kept",
-            )
-        if tries > self._settings.retries:
-            raise ConnectionLost(
-                f"{self._cluster.name}: gave up after {self._settings.retries} tries: {reason}",
-                hint="run invoke sync again when the network is back: what is here is kept",
-            )
-        seconds = pause(tries)
-        self._observer(Retrying(self._cluster.name, tries, self._settings.retries, seconds, reason))
-        self._halt.wait(seconds)
+            raise ConnectError(f"{lost.message}; another connection needs another code", hint=_GO_ON)
+        if self._work.received - before < _ENOUGH:
+            raise ConnectionLost(lost.message, hint=_GO_ON)
+        self._observer(Retrying(self._cluster.name, 1, self._settings.retries, 0.0, lost.message))
 
     def _lane(self, connection: Any = None) -> None:
         """One connection after the other, for as long as each brings something while others are at work."""
@@ -125,18 +123,19 @@ class Transfer:
             try:
                 connection = connection or self._cluster.another()
                 lane = self._open(connection)
-            except ConnectError as error:
+            except EmbmergeError as error:
                 if connection is self._cluster.connection and not self._cluster.single:
                     connection = None  # all its sessions may be taken, or it was lost since
                     continue
                 self._close(connection)
                 self._refused(error, warn=attempt == 0)
                 return
-            if not self._fetch(lane):
-                return
+            once_more = self._fetch(lane)
             if not self._cluster.single:
                 self._close(connection)
                 connection = None
+            if not once_more:
+                return
 
     def _fetch(self, lane: FastLane | PlainLane) -> bool:
         """Whether another connection should follow at once."""
@@ -144,8 +143,7 @@ class Transfer:
             with self._one_more_at_work():
                 lane.run()
         except ConnectionLost as error:
-            self._problems.append(error)
-            self._observer(Detail(f"a connection dropped: {error.message}", self._cluster.name))
+            self._lost(error)
             return lane.received > 0 and self._at_work > 0
         except WireError as error:
             self._be_plain(error)
@@ -189,7 +187,11 @@ class Transfer:
             with self._lock:
                 self._at_work -= 1
 
-    def _refused(self, error: ConnectError, *, warn: bool) -> None:
+    def _lost(self, error: ConnectionLost) -> None:
+        self._problems.append(ConnectionLost(f"{self._cluster.name}: {error.message}"))
+        self._observer(Detail(error.message, self._cluster.name))
+
+    def _refused(self, error: EmbmergeError, *, warn: bool) -> None:
         """One connection less. Said if the server seems not to want as many as were asked for."""
         self._problems.append(error)
         if warn and self._at_work:
@@ -224,8 +226,3 @@ class Transfer:
 def lanes(missing: int, files: int, connections: int) -> int:
     """How many connections are worth their login for so many bytes and files."""
     return max(1, min(connections, max(math.ceil(missing / _BYTES_A_LANE), files // _FILES_A_LANE)))
-
-
-def pause(tries: int) -> float:
-    """Seconds before try number `tries` (from 1): twice as long each time, up to a minute, and never all at once."""
-    return float(min(_LONGEST_PAUSE, 2 ** (tries - 1)) * random.uniform(0.5, 1.0))  # noqa: S311  no secret
