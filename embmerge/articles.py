@@ -67,6 +67,11 @@ def read_articles(path: Path, *, stop: threading.Event | None = None) -> Article
     return articles
 
 
+def count_articles(path: Path) -> int:
+    """How many articles the file `path` holds; raises as `read_articles` does."""
+    return sum(len(batch) for batch in _batches(path))
+
+
 def first_article(path: Path) -> dict[str, Any] | None:
     """The first article in the file `path`, None if it holds none; raises as `read_articles` does."""
     for batch in _batches(path):

@@ -9,7 +9,6 @@ from embmerge.settings import Settings, resolve
 ROOT = Path(__file__).parent.parent
 
 
-
 def test_invoke_yaml_names_every_setting_with_the_same_default():
     config = Config(project_location=str(ROOT))
     config.load_project()

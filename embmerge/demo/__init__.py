@@ -10,14 +10,42 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from shlex import quote
 
 from embmerge.demo.dataset import Size, write_articles, write_shard
-from embmerge.errors import UsageError
+from embmerge.errors import EmbmergeError, UsageError
+from embmerge.plaintext import printable
 
 REMOTE_DIR = "mapper_embeddings/embeddings"  # where embmerge looks when nothing else is said
 _MARK = ".made-by-embmerge-demo"
 _USER = "ada"
-_COPIED = ("INVOKE_EMBMERGE_", "SOURCE_DATE_EPOCH")
+_MOST = 100_000_000
+_TO_TRY = ("verify-remote", "sync", "merge", "inspect")
+
+
+def run(
+    folder: Path, rows: str, dim: str, *, keep_running: bool, say: Callable[[str], None], stop: threading.Event
+) -> None:
+    """Make the clusters, run `invoke full` against them, and say how to look at what came of it.
+
+    Raises `UsageError` for numbers that cannot be, and `EmbmergeError` if `full` failed.
+    """
+    size = Size(_count("--rows", rows), _count("--dim", dim))
+    with clusters(folder, size, say):
+        if keep_running:
+            say(f"\nThe clusters are up until you press Ctrl-C. From another terminal, in {folder}:\n")
+            say("\n".join(f"  cd {quote(str(folder.resolve()))} && invoke {line}" for line in _TO_TRY))
+            while not stop.wait(1):
+                pass
+            return
+        say(f"Running invoke full in {folder}\n")
+        code = _invoke(folder, "full")
+    if code:
+        raise EmbmergeError(
+            f"invoke full ended with exit code {code}", hint=f"its messages stand above; {folder} is kept"
+        )
+    say(f"\nThe merged file is {folder / 'merged' / 'embeddings.pkl'}. Look at it:\n")
+    say(f"  cd {quote(str(folder))} && invoke inspect")
 
 
 @contextmanager
@@ -47,18 +75,18 @@ def clusters(folder: Path, size: Size, say: Callable[[str], None]) -> Iterator[l
         yield names
 
 
-def run_in(folder: Path, *arguments: str) -> int:
+def _invoke(folder: Path, *arguments: str) -> int:
     """Run `invoke` with `arguments` in `folder`, as a person would type it; returns its exit code."""
-    tasks = Path(__file__).resolve().parent.parent.parent
-    command = [sys.executable, "-m", "invoke", "--search-root", str(tasks), *arguments]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(_COPIED)}
-    return subprocess.run(command, cwd=folder, env=environment, check=False).returncode  # noqa: S603  our own words
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("INVOKE_")}
+    return subprocess.run(  # noqa: S603  our own words
+        [sys.executable, "-m", "invoke", *arguments], cwd=folder, env=environment, check=False
+    ).returncode
 
 
-def keep_running(stop: threading.Event) -> None:
-    """Wait until Ctrl-C."""
-    while not stop.wait(1):
-        pass
+def _count(flag: str, text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= _MOST:
+        raise UsageError(f"{flag}: expected a whole number from 1 to {_MOST:,}, got {printable(text, 40)!a}")
+    return int(text)
 
 
 def _clear(folder: Path) -> None:

@@ -1,0 +1,76 @@
+"""The clusters that a task asks, and what a merge would ask of them."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from embmerge.articles import count_articles
+from embmerge.errors import LocalDataError
+from embmerge.events import Observer
+from embmerge.remote.cluster import Cluster
+from embmerge.remote.credentials import configured, load_credentials
+from embmerge.remote.login import Ask
+from embmerge.remote.survey import Terms
+from embmerge.settings import Settings
+from embmerge.shard import ShardHeader, local_shards, read_header
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The clusters that were asked for, and the names of those that are configured besides."""
+
+    clusters: tuple[Cluster, ...]
+    others: tuple[str, ...]
+
+
+@contextmanager
+def fleet(settings: Settings, *, observer: Observer, stop: threading.Event, ask: Ask | None) -> Iterator[Fleet]:
+    """The clusters of `settings`, or all that have a credentials file; hung up on at the end.
+
+    Raises `CredentialsError` before anything is connected.
+    """
+    known = configured(settings.credentials)
+    names = settings.clusters or known
+    credentials = [load_credentials(name, settings.credentials, observer) for name in names]
+    clusters = tuple(Cluster(each, settings, observer=observer, stop=stop, ask=ask) for each in credentials)
+    try:
+        yield Fleet(clusters, tuple(name for name in known if name not in names))
+    finally:
+        for cluster in clusters:
+            cluster.close()
+
+
+def terms(settings: Settings, others: tuple[str, ...], *, merging: bool) -> Terms:
+    """What a merge of the fleet's shards would ask for.
+
+    `merging`: a merge is to follow. Then there must be an articles file, and what the folder holds of the clusters that
+    are not asked counts. Otherwise the articles are counted if they are here. Raises `LocalDataError`.
+    """
+    if merging or settings.articles.exists():
+        articles = count_articles(settings.articles)
+        expected = settings.expected_articles
+        if merging and expected is not None and articles != expected:
+            raise LocalDataError(
+                f"{settings.articles} holds {articles:,} articles, but {expected:,} are expected",
+                hint="name another file with --articles, or set `expected_articles` in invoke.yaml",
+            )
+    else:
+        articles = settings.expected_articles
+    local = _local(settings) if merging and others else ()
+    return Terms(
+        articles=articles,
+        max_extra_rows=settings.max_extra_rows,
+        any_dtype=settings.dtype is not None,
+        others=() if merging else others,
+        local=local,
+    )
+
+
+def _local(settings: Settings) -> tuple[ShardHeader, ...]:
+    headers = []
+    with suppress(LocalDataError):  # no folder yet
+        for path in local_shards(settings.embeddings):
+            with path.open("rb") as file:
+                headers.append(read_header(file, path.stat().st_size, path.name))
+    return tuple(headers)

@@ -1,0 +1,278 @@
+"""The tasks of embmerge: parse the flags, call the package, show what came of it, exit with its code.
+
+Nothing is decided here. Modules are imported where they are used, so that `invoke --list` stays quick.
+"""
+
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+from invoke import Collection, Context, Exit, task
+
+if TYPE_CHECKING:
+    from embmerge.console import Console
+    from embmerge.remote.fleet import Fleet
+    from embmerge.settings import Settings
+    from embmerge.shard import ShardHeader
+
+HELP = {
+    "articles": "articles file (setting: articles)",
+    "checksum": "compare every shard with the cluster's sha256sum, fetch again what differs",
+    "cluster": "a cluster, or several in quotes; may be repeated (default: all that are configured)",
+    "connections": "connections to each cluster, at most (setting: connections)",
+    "credentials": "folder of the credentials files (setting: credentials)",
+    "dry_run": "say what would be done, and do nothing",
+    "dtype": "convert the rows to float16, float32 or float64 (setting: dtype)",
+    "dim": "columns of the embeddings",
+    "embeddings": "folder of the downloaded shards (setting: embeddings)",
+    "folder": "where to put it; an earlier demo there is replaced",
+    "json": "one JSON document on stdout, the log on stderr",
+    "keep_running": "leave the clusters up, and print what to try from another terminal",
+    "limit_rate": "bytes a second, all clusters together, such as 20M (setting: limit_rate)",
+    "output": "merged file; its suffix picks the format: .pkl .npy .safetensors .parquet (setting: output)",
+    "path": "the file to look at (default: the setting `output`)",
+    "quiet": "errors and the last line only",
+    "rows": "articles to make",
+    "transfer": "fast, or plain for paramiko's own reader (setting: transfer)",
+    "verbose": "add the details of the SSH connections",
+    "wait": "minutes to wait for workers that are still writing",
+}
+HOW_TO_PRINT = ("json", "quiet", "verbose")
+CONNECTING = ("articles", "connections", "credentials", "transfer")
+
+
+def _task(*flags: str) -> Callable[[Callable[..., None]], Any]:
+    """Invoke's `task`, with the help of `flags` and of those that every task has."""
+    repeated = ["cluster"] if "cluster" in flags else []
+    return task(help={name: HELP[name] for name in (*flags, *HOW_TO_PRINT)}, iterable=repeated, auto_shortflags=False)
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a task works with: its settings, where it prints, and the event that asks its threads to stop."""
+
+    settings: "Settings"
+    console: "Console"
+    stop: threading.Event
+
+
+@_task("cluster", "wait", *CONNECTING)
+def verify_remote(
+    c,
+    cluster=None,
+    wait=None,
+    articles=None,
+    connections=None,
+    credentials=None,
+    transfer=None,
+    json=False,
+    quiet=False,
+    verbose=False,
+):
+    """Look into every remote shard without downloading it; say whether a merge would succeed."""
+    with session(c, locals()) as s, _fleet(s) as fleet:
+        _look(s, fleet, wait, merging=False)
+        s.console.next("invoke full")
+
+
+@_task("cluster", "dry_run", "checksum", "embeddings", "limit_rate", *CONNECTING[1:])
+def sync(
+    c,
+    cluster=None,
+    dry_run=False,
+    checksum=False,
+    embeddings=None,
+    limit_rate=None,
+    connections=None,
+    credentials=None,
+    transfer=None,
+    json=False,
+    quiet=False,
+    verbose=False,
+):
+    """Download the shards of the clusters; unchanged ones are skipped."""
+    with session(c, locals()) as s, _fleet(s) as fleet:
+        _sync(s, fleet, dry_run=dry_run or c.config.run.dry, checksum=checksum)
+        s.console.next("invoke merge")
+
+
+@_task("articles", "dtype", "embeddings", "output")
+def merge(c, articles=None, dtype=None, embeddings=None, output=None, json=False, quiet=False, verbose=False):
+    """Validate the local shards and write the merged file."""
+    with session(c, locals()) as s:
+        _merge(s)
+
+
+@_task("cluster", "wait", "dtype", "embeddings", "limit_rate", "output", *CONNECTING)
+def full(
+    c,
+    cluster=None,
+    wait=None,
+    articles=None,
+    dtype=None,
+    embeddings=None,
+    limit_rate=None,
+    output=None,
+    connections=None,
+    credentials=None,
+    transfer=None,
+    json=False,
+    quiet=False,
+    verbose=False,
+):
+    """verify-remote, sync and merge, stopping at the first that fails."""
+    with session(c, locals()) as s:
+        with _fleet(s) as fleet:
+            headers = _look(s, fleet, wait, merging=True)
+            if c.config.run.dry:
+                _sync(s, fleet, dry_run=True)
+                return
+            _sync(s, fleet, headers=headers)
+        _merge(s)
+
+
+@_task("path", "embeddings", "output")
+def inspect(c, path=None, embeddings=None, output=None, json=False, quiet=False, verbose=False):
+    """What is in a shard, an articles file or a merged file; the header is read, never the whole."""
+    with session(c, locals()) as s:
+        from embmerge.inspection import inspect as look
+
+        s.console.show(look(Path(path) if path else s.settings.output))
+
+
+@_task("path", "output")
+def convert(c, path=None, output=None, json=False, quiet=False, verbose=False):
+    """Write a merged file again in the format of another suffix."""
+    with session(c, locals(), output=None) as s:
+        from embmerge.convert import convert as run
+        from embmerge.errors import UsageError
+
+        if not output:
+            raise UsageError("convert needs --output", hint="its suffix picks the format: --output x.parquet")
+        s.console.show(run(Path(path) if path else s.settings.output, Path(output), observer=s.console))
+
+
+@_task("folder", "keep_running", "rows", "dim")
+def demo(c, rows="20000", dim="256", folder="demo-run", keep_running=False, json=False, quiet=False, verbose=False):
+    """Bring up two SSH clusters on this machine and run the whole job against them."""
+    with session(c, locals()) as s:
+        from embmerge import demo as show
+
+        show.run(Path(folder), rows, dim, keep_running=keep_running, say=s.console.say, stop=s.stop)
+
+
+def _fleet(s: Session) -> Any:
+    from embmerge.remote.fleet import fleet
+
+    return fleet(s.settings, observer=s.console, stop=s.stop, ask=s.console.ask)
+
+
+def _look(s: Session, fleet: "Fleet", wait: str | None, *, merging: bool) -> "dict[str, ShardHeader]":
+    from embmerge.remote.fleet import terms
+    from embmerge.remote.survey import survey
+
+    s.console.expect([cluster.name for cluster in fleet.clusters])
+    found = survey(fleet.clusters, terms(s.settings, fleet.others, merging=merging), observer=s.console, stop=s.stop)
+    s.console.show(found)
+    if found.error:
+        raise found.error
+    return found.headers
+
+
+def _sync(s: Session, fleet: "Fleet", **how: Any) -> None:
+    from embmerge.remote.sync import sync as run
+
+    s.console.expect([cluster.name for cluster in fleet.clusters])
+    done = run(fleet.clusters, s.settings.embeddings, s.settings, observer=s.console, stop=s.stop, **how)
+    s.console.show(done)
+    if done.error:
+        raise done.error
+
+
+def _merge(s: Session) -> None:
+    from embmerge.merge import merge as run
+    from embmerge.remote import manifest
+    from embmerge.shard import local_shards
+
+    settings = s.settings
+    clusters = {name: entry.cluster for name, entry in manifest.read(settings.embeddings).shards.items()}
+    done = run(
+        local_shards(settings.embeddings),
+        settings.articles,
+        settings.output,
+        expected_articles=settings.expected_articles,
+        max_extra_rows=settings.max_extra_rows,
+        dtype=settings.dtype,
+        clusters=clusters,
+        observer=s.console,
+    )
+    s.console.show(done)
+    s.console.next(
+        f"invoke inspect --path {quote(str(settings.output))}", f"invoke report --path {quote(str(settings.output))}"
+    )
+
+
+@contextmanager
+def session(c: Context, flags: Mapping[str, Any], **special: Any) -> Iterator[Session]:
+    """Run a task's body; every error ends as one line, one hint and its exit code.
+
+    `flags` are the task's parameters; those that are settings override what invoke.yaml and the environment say.
+    """
+    from embmerge.console import Console
+    from embmerge.errors import EmbmergeError, Interrupted
+    from embmerge.settings import Settings, resolve
+
+    configured = dict(c.config.get("embmerge", {}))
+    given = {name: flags[name] for name in Settings.model_fields if name in flags} | special
+    stop = threading.Event()
+    failure: EmbmergeError | None = None
+    with (
+        Console.choose(**{name: flags[name] for name in HOW_TO_PRINT}) as console,
+        signals(stop) as caught,
+    ):
+        try:
+            yield Session(resolve(configured, given | {"clusters": flags.get("cluster")}), console, stop)
+        except EmbmergeError as error:
+            failure = error
+        except KeyboardInterrupt:
+            failure = Interrupted("stopped; nothing is half-written", hint="run the same command again to go on")
+        except OSError as error:
+            failure = EmbmergeError(f"{error.strerror or error}: {error.filename or ''}")
+        if failure:
+            if str(configured.get("traceback", "")).lower() in {"yes", "1", "true", "on"}:
+                traceback.print_exception(failure)
+            console.error(failure)
+    if failure:
+        raise Exit(code=128 + caught[0] if caught else failure.exit_code)
+
+
+@contextmanager
+def signals(stop: threading.Event) -> Iterator[list[int]]:
+    """Turn the first Ctrl-C or SIGTERM into `stop` and a KeyboardInterrupt in the main thread; a second one kills.
+
+    Yields the list of the signals that came.
+    """
+    caught: list[int] = []
+
+    def on_signal(number: int, _frame: object) -> None:
+        caught.append(number)
+        stop.set()
+        for each, before in former.items():
+            signal.signal(each, before)
+        raise KeyboardInterrupt
+
+    former = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, before in former.items():
+            signal.signal(number, before)
+
+
+ns = Collection(verify_remote, sync, merge, full, inspect, convert, demo)
