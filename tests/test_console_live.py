@@ -82,7 +82,7 @@ def test_a_merge_shows_its_stage_and_a_bar_of_rows():
     for event in (e.MergeStarted(16), e.RowsWritten(125_000, 250_000)):
         board.apply(event)
     assert layout(board, 79, 24) == [
-        "merging: writing rows ━━━━━━━━━━━━──────────── 50% 125,000 of 250,000 rows",
+        "writing rows ━━━━━━━━━━━━──────────── 50% 125,000 of 250,000 rows",
     ]
 
 

@@ -118,7 +118,7 @@ class Board:
         """One line about what is going on, for the heartbeat."""
         if self.stage:
             rows = f": {self.rows_done:,} of {self.rows:,} rows" if self.rows else ""
-            return f"Still merging ({self.stage}){rows}"
+            return f"Still {self.stage}{rows}"
         done, total = self.files
         if self.syncing and total:
             here, all_bytes = self.nbytes

@@ -67,7 +67,7 @@ def _total(board: Board, width: int, *, utf8: bool) -> str:
 
 
 def _merge(board: Board, width: int, *, utf8: bool) -> str:
-    start = f"merging: {board.stage} "
+    start = f"{board.stage} "
     if not board.rows:
         return start
     percent = f"{board.rows_done / board.rows:.0%}"

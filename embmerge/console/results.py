@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from embmerge.console.inspectview import articles_lines, folder_lines, merged_lines, shard_lines
+from embmerge.console.surveyview import survey_lines
 from embmerge.plaintext import duration, size
 
 if TYPE_CHECKING:
+    from embmerge.convert import ConvertResult
     from embmerge.merge import MergeResult
 
 
@@ -25,6 +28,17 @@ def _merged(result: "MergeResult", width: int | None) -> list[str]:  # noqa: ARG
     ]
 
 
+def _converted(result: "ConvertResult", width: int | None) -> list[str]:  # noqa: ARG001
+    rows = f"{result.rows:,} × {result.dim} {result.dtype}"
+    return [f"Converted {result.path} to {result.output}: {rows}, {size(result.nbytes)}, {duration(result.seconds)}"]
+
+
 _VIEWS: dict[str, Callable[[Any, int | None], list[str]]] = {
+    "ArticlesInspection": articles_lines,
+    "ConvertResult": _converted,
+    "FolderInspection": folder_lines,
+    "MergedInspection": merged_lines,
     "MergeResult": _merged,
+    "ShardInspection": shard_lines,
+    "Survey": survey_lines,
 }

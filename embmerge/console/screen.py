@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol, TextIO
 
 # What stands for our own marks where UTF-8 is not understood.
-_ASCII = str.maketrans({"✓": "ok", "✗": "FAIL", "\N{MULTIPLICATION SIGN}": "x", "…": "...", "→": "->"})
+_ASCII = str.maketrans({"✓": "ok", "✗": "FAIL", "\N{MULTIPLICATION SIGN}": "x", "…": "...", "·": "-"})
 
 
 class Screen(Protocol):

@@ -1,0 +1,113 @@
+"""What `verify-remote` found: a table a cluster, then what they hold together."""
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+from embmerge.console.table import Column, table
+from embmerge.plaintext import printable, size
+
+if TYPE_CHECKING:
+    from embmerge.coverage import Coverage
+    from embmerge.remote.survey import ClusterSurvey, Finding, Survey
+
+_NAMES_SHOWN = 5
+_COLUMNS = (
+    Column("file"),
+    Column("size", right=True),
+    Column("rows", right=True),
+    Column("range"),
+    Column("dim", right=True, once=True, goes=3),
+    Column("dtype", once=True, goes=2),
+    Column("model", once=True, least=12, goes=4),
+    Column("written at", goes=1),
+    Column("verdict", least=11),
+)
+
+
+def survey_lines(survey: "Survey", width: int | None) -> list[str]:
+    """The tables, the coverage, and whether a merge of what was asked would succeed."""
+    lines = [line for each in survey.clusters for line in _cluster(each, width)]
+    lines += ["", "COVERAGE", *_coverage(survey)]
+    missing = [each.cluster for each in survey.clusters if each.error]
+    if survey.ok:
+        held = "all rows" if not survey.coverage.left else "what these clusters hold"
+        verdict = f"✓ A merge would succeed: {held}, {survey.coverage.rows:,} in {_shards(survey.coverage)}"
+    elif missing:
+        verdict = f"✗ Nobody can tell whether a merge would succeed: {', '.join(missing)} could not be looked into"
+    else:
+        verdict = "✗ A merge would fail"
+    return [*lines, verdict]
+
+
+def _cluster(each: "ClusterSurvey", width: int | None) -> list[str]:
+    if each.error:
+        return ["", f"{each.cluster.upper()}  not looked into: {each.error.message}"]
+    lines = ["", f"{each.cluster.upper()}  {printable(each.remote_dir)}"]
+    lines += table(_COLUMNS, [_row(finding) for finding in each.findings], width)
+    if each.checkpoints:
+        lines.append(f"  also there: {_some([file.name for file in each.checkpoints])} (checkpoints, no shards)")
+    if each.others:
+        lines.append(f"  also there: {_some(each.others)}")
+    return lines
+
+
+def _row(finding: "Finding") -> list[str]:
+    file, header = finding.file, finding.header
+    verdict = "✓" if finding.verdict == "ok" else f"✗ {finding.verdict}"
+    if finding.verdict == "odd":
+        verdict += f": {finding.problem}"
+    if header is None:
+        return [printable(file.name), size(file.nbytes), "?", "?", "?", "?", "?", _when(None, file.mtime), verdict]
+    return [
+        printable(file.name),
+        size(file.nbytes),
+        f"{header.rows:,}",
+        f"{header.start:,} - {header.end:,}",
+        str(header.dim),
+        str(header.dtype),
+        header.model or "",
+        _when(header.timestamp, file.mtime),
+        verdict,
+    ]
+
+
+def _when(timestamp: str | None, mtime: int) -> str:
+    """The worker's own time stamp if it has a form that is known, else the file's, to the minute."""
+    if timestamp:
+        try:
+            return datetime.fromisoformat(timestamp).strftime("%Y-%m-%d %H:%M")
+        except ValueError:
+            pass
+    try:
+        return datetime.fromtimestamp(mtime, timezone.utc).strftime("%Y-%m-%d %H:%M")
+    except (ValueError, OverflowError, OSError):  # a server may say anything
+        return "?"
+
+
+def _coverage(survey: "Survey") -> list[str]:
+    coverage = survey.coverage
+    lines = [f"  ✗ {problem}" for problem in survey.problems]
+    if coverage.shards:
+        held = f"rows {coverage.start:,} - {coverage.end:,}"
+        mark, once = ("✓", "each held once") if coverage.ok else ("·", f"{coverage.rows:,} of them are held")
+        lines.insert(0, f"  {mark} {held}: {once}, by {_shards(coverage)}")
+    for start, end in coverage.left:
+        rows = f"rows {start:,} - {end:,}" if end is not None else f"rows from {start:,} on, if there are any,"
+        lines.append(f"  · {rows} are left for other clusters")
+    if survey.articles is not None and coverage.end > survey.articles:
+        extra = coverage.end - survey.articles
+        lines.append(f"  · {survey.articles:,} articles; {extra:,} rows after the last one are no articles")
+    elif survey.articles is not None:
+        lines.append(f"  · {survey.articles:,} articles")
+    return lines
+
+
+def _shards(coverage: "Coverage") -> str:
+    count = len(coverage.shards)
+    return f"{count} shard{'s' * (count != 1)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(printable(name, 60) for name in names[:_NAMES_SHOWN]) + more
