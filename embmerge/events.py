@@ -134,10 +134,10 @@ class ClusterDone(ClusterEvent):
 
 @dataclass(frozen=True)
 class Waiting(ClusterEvent):
-    """Workers are still writing: `rows_done` of `rows_expected` rows (None if unknown); next look in `pause`."""
+    """A worker is still writing: `rows_done` of `rows_expected` rows, each None if unknown; next look in `pause`."""
 
     worker: str
-    rows_done: int
+    rows_done: int | None
     rows_expected: int | None
     pause: float
 

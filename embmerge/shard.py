@@ -70,15 +70,18 @@ def local_shards(directory: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def read_header(file: BinaryIO, nbytes: int, name: str, *, cluster: str | None = None) -> ShardHeader:
+def read_header(
+    file: BinaryIO, nbytes: int, name: str, *, cluster: str | None = None, prefix: bool = False
+) -> ShardHeader:
     """The header of the shard in `file`, which is `nbytes` long; only its beginning and its end are read.
 
+    `prefix`: it is a checkpoint, a shard that may hold the first rows of its range alone.
     Raises `TruncatedShard` if it is cut short, `ShardError` if it is no shard or not to be trusted.
     """
     shown = printable(name)
     try:
         file.seek(0)
-        return _checked(walk(file, nbytes), nbytes, name, cluster)
+        return _checked(walk(file, nbytes), nbytes, name, cluster, prefix=prefix)
     except Truncated as error:
         raise TruncatedShard(
             f"{shown} is cut short: {error}", hint="its worker may still be writing, or the copy broke off; sync again"
@@ -89,7 +92,7 @@ def read_header(file: BinaryIO, nbytes: int, name: str, *, cluster: str | None =
         ) from None
 
 
-def _checked(value: Any, nbytes: int, name: str, cluster: str | None) -> ShardHeader:
+def _checked(value: Any, nbytes: int, name: str, cluster: str | None, *, prefix: bool) -> ShardHeader:
     if type(value) is not dict:
         raise Refused(f"it holds a {_kind(value)}, not a dict with 'embeddings'")
     array = value.get("embeddings")
@@ -103,7 +106,7 @@ def _checked(value: Any, nbytes: int, name: str, cluster: str | None) -> ShardHe
         raise Refused(f"its array is of {array.dtype}, not of float16, float32 or float64")
     start, end = _whole(value, "start_index"), _whole(value, "end_index")
     rows, dim = array.shape
-    if end - start != rows:
+    if end - start != rows and not (prefix and end - start > rows):
         raise Refused(f"it says it covers rows {start:,} - {end:,}, which are {end - start:,}, but it holds {rows:,}")
     return ShardHeader(
         name=name,

@@ -69,7 +69,9 @@ def _(event: e.ClusterFailed, board: Board) -> list[str]:  # noqa: ARG001
 
 @lines.register
 def _(event: e.Waiting, board: Board) -> list[str]:  # noqa: ARG001
-    if event.rows_expected:
+    if event.rows_done is None:
+        share = "being written" if event.rows_expected is None else f"none of {event.rows_expected:,} rows yet"
+    elif event.rows_expected:
         share = f"{event.rows_done:,} of {event.rows_expected:,} rows ({event.rows_done / event.rows_expected:.0%})"
     else:
         share = f"{event.rows_done:,} rows so far"

@@ -226,7 +226,10 @@ class Cluster:
         return now
 
     def headers(self, files: Sequence[RemoteFile]) -> Iterator[tuple[RemoteFile, ShardHeader | ShardError]]:
-        """The header of each file, or why it has none; some 16 KB of each cross the network, all at once."""
+        """The header of each file, or why it has none; some 16 KB of each cross the network, all at once.
+
+        `files` are shards, or checkpoints, whose rows may be fewer than their range.
+        """
         if self._settings.transfer == "fast":
             try:
                 yield from self._headers_at_once(files)
@@ -282,7 +285,8 @@ class Cluster:
 
     def _header(self, source: Any, file: RemoteFile) -> ShardHeader | ShardError:
         try:
-            return read_header(source, file.nbytes, file.name, cluster=self.name)
+            prefix = bool(_CHECKPOINT.fullmatch(file.name))
+            return read_header(source, file.nbytes, file.name, cluster=self.name, prefix=prefix)
         except ShardError as error:
             return error
 
