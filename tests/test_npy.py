@@ -1,3 +1,4 @@
+import contextlib
 import json
 import subprocess
 import sys
@@ -6,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from embmerge.errors import LocalDataError
+from embmerge.errors import LocalDataError, UsageError
 from embmerge.mergedfile.npy import NpyMerged, _edges
 from tests.mergedsets import articles_of, metadata_of, rows_of, write_set
 
@@ -138,6 +139,14 @@ def test_a_reader_meanwhile_sees_the_old_or_the_new_set(tmp_path):
     assert seen <= {40, 41}
 
 
+def test_a_json_file_of_somebody_else_is_not_overwritten(tmp_path):
+    (tmp_path / "set.json").write_text('{"name": "my project"}')
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match=r"set\.json would be overwritten"):
+        written(tmp_path)
+    assert contents(tmp_path) == before
+
+
 @pytest.mark.parametrize("name", NAMES[:2])
 def test_a_missing_side_file_is_named(tmp_path, name):
     path = written(tmp_path)
@@ -194,6 +203,21 @@ def test_a_forged_header_is_refused(tmp_path, header):
         NpyMerged(path)
 
 
+def test_no_change_of_a_bit_does_more_than_an_error(tmp_path):
+    path = write_set(tmp_path / "set.npy", rows_of(5, 3), articles_of(5))
+    for name in NAMES:
+        file = tmp_path / name
+        content = file.read_bytes()
+        for at in range(len(content)):
+            spoilt = bytearray(content)
+            spoilt[at] ^= 1 << at % 8
+            file.write_bytes(spoilt)
+            with contextlib.suppress(LocalDataError), contextlib.closing(NpyMerged(path)) as merged:
+                assert merged.rows(0, 99).shape == merged.shape
+                assert len(list(merged.articles())) == merged.shape[0]
+        file.write_bytes(content)
+
+
 METADATA = [
     b"",
     b"[]",
@@ -223,6 +247,11 @@ def test_metadata_that_is_something_else_is_refused(tmp_path, document):
         {"quality_metrics": None},
         {"chunk_info": {}},
         {"chunk_info": [1]},
+        {"chunk_info": [{"filepath": ["x"]}]},
+        {"chunk_info": [{"start_index": True}]},
+        {"quality_metrics": {"mean_norm": "1"}},
+        {"more": [[[[[[[[[[[]]]]]]]]]]]},
+        {"more": 10**39},
         {"model": ["x"]},
         {"timestamp": 5},
     ],

@@ -14,11 +14,20 @@ from embmerge.plaintext import printable
 
 METADATA_LIMIT = 2 << 20  # thousands of shards; decoded, hostile JSON can be some twenty times as large
 LINE_LIMIT = 2 << 20  # a title, an id and a url of 64 KiB each, escaped
-_VALUES, _DEPTH, _BITS = 500_000, 8, 128  # of metadata: values in all, containers within each other, bits of a number
+_WEIGHT, _EACH = 4 << 20, 8  # of metadata: characters, and so many for every value
+_DEPTH, _BITS = 8, 128  # containers within each other, bits of a number
 _DIGITS = 40  # of an id; Python 3.10 needs minutes to read a number of a million digits
 _DIMS = range(1, 1 << 24)
 _KEYS = ("total_articles", "embedding_dim", "shape", "model", "timestamp", "quality_metrics", "chunk_info")
 _TEXTS = ("model", "timestamp")  # text as it is; all else is JSON
+_ID, _URL = {int, str, type(None)}, {str, type(None)}
+_KINDS = (  # of what merge writes, in metadata, quality_metrics and chunk_info; any of it may be missing
+    ((*_TEXTS, "dtype", "filepath", "cluster", "sha256"), {str, type(None)}),
+    (("cluster_id", "gpu_id", "start_index", "end_index", "nbytes", "mtime", "zero_rows"), {int, type(None)}),
+    (("min_norm", "max_norm", "mean_norm", "std_norm", "processing_time", "rate"), {int, float, type(None)}),
+    (("has_nan", "has_inf"), {bool, type(None)}),
+)
+_TYPES = {key: types for keys, types in _KINDS for key in keys}
 
 
 class Lines:
@@ -56,10 +65,9 @@ def read_lines(file: BinaryIO, count: int, name: str) -> Iterator[dict[str, Any]
 
 def check_article(article: object, name: str, row: int) -> dict[str, Any]:
     """`article` reduced to title, id and url, if they have the types that merge writes."""
-    if isinstance(article, dict):
+    if type(article) is dict:
         title, key, url = article.get("title"), article.get("id"), article.get("url")
-        plain = isinstance(title, str) and isinstance(url, str | None) and isinstance(key, int | str | None)
-        if plain and not isinstance(key, bool):
+        if type(title) is str and type(key) in _ID and type(url) in _URL:
             return {"title": title, "id": key, "url": url}
     raise damaged(name, f"article {row:,} is not a title, an id and a url")
 
@@ -105,36 +113,44 @@ def from_strings(texts: object, name: str) -> dict[str, Any]:
 
 
 def check_metadata(metadata: dict[str, Any], shape: tuple[int, int], name: str) -> dict[str, Any]:
-    """A copy of `metadata` with its shapes as tuples, if it is what merge writes and agrees with `shape`.
+    """`metadata` with its shapes as tuples, if it is what merge writes and agrees with `shape`.
 
     All values are plain and not too many: a pickle of a few bytes can share one list a billion times.
     """
     rows, dim = shape
     if metadata.get("total_articles") != rows or metadata.get("embedding_dim") != dim or dim not in _DIMS:
         raise damaged(name, f"its metadata does not speak of {rows:,} rows of {dim:,}")
-    left = iter(range(_VALUES))
     try:
-        plain = {key: _plain(value, left) for key, value in metadata.items()}
-    except (ValueError, StopIteration):
+        _weight(metadata)
+    except ValueError:
         raise damaged(name, "its metadata holds more than plain values, or too many") from None
-    metrics, chunks = plain.get("quality_metrics"), plain.get("chunk_info")
+    metrics, chunks = metadata.get("quality_metrics"), metadata.get("chunk_info")
     if not isinstance(metrics, dict) or not isinstance(chunks, list) or not all(isinstance(c, dict) for c in chunks):
         raise damaged(name, "its metadata lacks quality_metrics or chunk_info")
-    if not all(isinstance(plain.setdefault(key, None), str | None) for key in _TEXTS):
-        raise damaged(name, "its model or timestamp is not text")
-    plain |= {"shape": shape, "quality_metrics": {**metrics, "shape": shape}}
-    return {key: plain[key] for key in (*_KEYS, *plain)}  # in the same order whatever the format, so that bytes agree
+    for entry in (metadata, metrics, *chunks):
+        odd = [key for key, value in entry.items() if type(value) not in _TYPES.get(key, {type(value)})]
+        if odd:
+            raise damaged(name, f"its metadata has a {odd[0]} of another type")
+    whole = dict.fromkeys(_TEXTS) | metadata | {"shape": shape, "quality_metrics": {**metrics, "shape": shape}}
+    return {key: whole[key] for key in (*_KEYS, *whole)}  # in the same order whatever the format, so that bytes agree
 
 
-def _plain(value: Any, left: Iterator[int], depth: int = 0) -> Any:
-    next(left)
-    if type(value) in {str, bool, float, type(None)} or (type(value) is int and value.bit_length() <= _BITS):
-        return value
-    if type(value) is dict and depth < _DEPTH and all(type(key) is str for key in value):
-        return {key: _plain(item, left, depth + 1) for key, item in value.items()}
-    if type(value) in {list, tuple} and depth < _DEPTH:
-        return type(value)([_plain(item, left, depth + 1) for item in value])
-    raise ValueError("not a plain value")
+def _weight(value: Any, depth: int = 0) -> int:
+    """How much there is of `value`, counting what it shares each time; ValueError if it is too much or not plain."""
+    if type(value) is str:
+        return _EACH + len(value)
+    if type(value) in {bool, float, type(None)} or (type(value) is int and value.bit_length() <= _BITS):
+        return _EACH
+    if type(value) is dict and all(type(key) is str for key in value):
+        return _weight([*value, *value.values()], depth)
+    if type(value) not in {list, tuple} or depth > _DEPTH:
+        raise ValueError("not plain")
+    total = _EACH
+    for item in value:
+        total += _weight(item, depth + 1)
+        if total > _WEIGHT:
+            raise ValueError("too many")
+    return total
 
 
 def damaged(name: str, why: str) -> LocalDataError:
@@ -145,6 +161,8 @@ def damaged(name: str, why: str) -> LocalDataError:
 def encode(value: object, indent: int | None = None) -> bytes:
     """`value` as UTF-8 JSON."""
     try:
+        if indent is None:
+            return _encoder.encode(value).encode()
         return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent).encode()
     except UnicodeEncodeError:  # half a surrogate pair, which UTF-8 cannot say but a JSON escape can
         return json.dumps(value, allow_nan=False, indent=indent).encode()
@@ -152,7 +170,7 @@ def encode(value: object, indent: int | None = None) -> bytes:
 
 def _decode(text: str | bytes, name: str, what: str) -> Any:
     try:
-        return json.loads(text, parse_int=_integer)
+        return _decoder.decode(text if isinstance(text, str) else str(text, "utf-8"))
     except (ValueError, RecursionError):
         raise damaged(name, f"{what} is not JSON as merge writes it") from None
 
@@ -169,6 +187,11 @@ def _integer(digits: str) -> int:
     if len(digits) > _DIGITS:
         raise ValueError("too long a number")
     return int(digits)
+
+
+# made once: the functions of `json` would make them anew for every article
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+_decoder = json.JSONDecoder(parse_int=_integer)
 
 
 def _finite(value: Any) -> Any:

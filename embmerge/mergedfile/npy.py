@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embmerge.atomic import sync
+from embmerge.errors import LocalDataError, UsageError
 from embmerge.mergedfile.jsontext import METADATA_LIMIT, Lines, check_metadata, damaged, dump, load, read_lines
 from embmerge.mergedfile.rawrows import Region, RowSink, RowSource, read_back
 from embmerge.plaintext import printable
@@ -70,6 +71,11 @@ class NpyWriter:
         final = _set_of(output)
         with _folder_locked(output.parent):
             _finish_renames(final)
+            if final.metadata.exists() and not _is_side_file(final.metadata):
+                raise UsageError(
+                    f"{printable(str(final.metadata))} would be overwritten, and is no side file of a merged .npy",
+                    hint="move it away, or choose another --output",
+                )
             for here, there in zip(self._paths, _hidden(final), strict=True):
                 here.replace(there)
             sync(output.parent)
@@ -132,7 +138,8 @@ def _open_set(path: Path, files: ExitStack) -> tuple[BinaryIO, BinaryIO, BinaryI
     names = _set_of(path)
     with _folder_locked(path.parent):
         try:
-            _finish_renames(names)
+            if _hidden(names).metadata.exists():
+                _finish_renames(names)
         except OSError:
             raise damaged(path.name, "its replacement was interrupted and cannot be completed in this folder") from None
         missing = [each.name for each in names if not each.is_file()]
@@ -153,6 +160,14 @@ def _finish_renames(final: _Set) -> None:
             here.replace(there) if decided else here.unlink()
     if decided:
         sync(final.rows.parent)
+
+
+def _is_side_file(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return "files" in load(file.read(METADATA_LIMIT + 1), path.name)
+    except LocalDataError:
+        return False
 
 
 @contextmanager

@@ -1,0 +1,45 @@
+import math
+
+import pytest
+
+from embmerge.errors import LocalDataError
+from embmerge.mergedfile.jsontext import check_metadata, dump, from_strings, load, to_strings
+from tests.mergedsets import metadata_of, rows_of
+
+
+def shared(levels, width):
+    """A list that takes a few hundred bytes in a pickle, and `width ** levels` values when walked."""
+    value = []
+    for _ in range(levels):
+        value = [value] * width
+    return value
+
+
+def test_metadata_survives_as_a_document():
+    metadata = metadata_of(rows_of())
+    assert check_metadata(load(dump(metadata), "x"), (500, 24), "x") == metadata
+
+
+def test_metadata_survives_as_texts():
+    metadata = metadata_of(rows_of())
+    assert check_metadata(from_strings(to_strings(metadata), "x"), (500, 24), "x") == metadata
+
+
+def test_a_model_that_is_a_number_in_letters_stays_text():
+    assert from_strings(to_strings({"model": "123", "timestamp": None}), "x") == {"model": "123", "timestamp": None}
+
+
+def test_what_json_cannot_say_becomes_none():
+    assert load(dump({"a": [math.nan, math.inf, 1.5]}), "x") == {"a": [None, None, 1.5]}
+
+
+@pytest.mark.parametrize("value", [shared(3, 1000), shared(20, 2), b"x", {1: 2}, 1 << 200, object(), {"a": {1, 2}}])
+def test_values_that_are_not_plain_or_too_many_are_refused(value):
+    with pytest.raises(LocalDataError, match=r"^x: its metadata holds more than plain values, or too many$"):
+        check_metadata({**metadata_of(rows_of()), "more": value}, (500, 24), "x")
+
+
+def test_a_name_with_terminal_escapes_is_shown_harmlessly():
+    with pytest.raises(LocalDataError) as caught:
+        from_strings({"\x1b[2J": "{"}, "x\ny")
+    assert str(caught.value).isprintable()
