@@ -89,6 +89,13 @@ def test_a_missing_file_is_named(tmp_path):
     assert contents(tmp_path) == {}
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_pipe_is_not_waited_for(tmp_path, suffix):
+    os.mkfifo(tmp_path / f"a{suffix}")
+    with pytest.raises(LocalDataError, match="is no regular file"):
+        convert(tmp_path / f"a{suffix}", tmp_path / "b.pkl")
+
+
 @pytest.mark.parametrize("there", SUFFIXES)
 def test_a_source_with_damaged_articles_leaves_the_old_output(tmp_path, there):
     source, target = tmp_path / "source", tmp_path / "target"

@@ -7,7 +7,8 @@ import threading
 import numpy as np
 import pytest
 
-from embmerge.errors import LocalDataError, UsageError
+from embmerge.errors import DiskError, LocalDataError, UsageError
+from embmerge.mergedfile import open_merged
 from embmerge.mergedfile.npy import NpyMerged, _edges
 from tests.mergedsets import articles_of, metadata_of, rows_of, write_set
 
@@ -145,6 +146,28 @@ def test_a_json_file_of_somebody_else_is_not_overwritten(tmp_path):
     with pytest.raises(UsageError, match=r"set\.json would be overwritten"):
         written(tmp_path)
     assert contents(tmp_path) == before
+
+
+def test_a_folder_in_the_way_of_a_side_file_is_told_and_the_old_set_stays(tmp_path):
+    path = written(tmp_path, rows_of(40))
+    (tmp_path / "set.articles.jsonl").unlink()
+    (tmp_path / "set.articles.jsonl").mkdir()
+    with pytest.raises(DiskError, match="is a directory"):
+        written(tmp_path)
+    assert np.load(path).shape == (40, 24)
+    assert sorted(each.name for each in tmp_path.iterdir()) == NAMES
+
+
+def test_a_replacement_that_cannot_be_completed_is_told(tmp_path):
+    path = written(tmp_path)
+    (tmp_path / ".set.json.next").mkdir()  # what cannot be renamed over a file, for root either
+    with pytest.raises(LocalDataError, match="its replacement was interrupted and cannot be completed"):
+        NpyMerged(path)
+
+
+def test_a_set_that_is_not_there_is_no_damaged_one(tmp_path):
+    with pytest.raises(LocalDataError, match=r"no merged file .*set\.npy"):
+        open_merged(tmp_path / "set.npy")
 
 
 @pytest.mark.parametrize("name", NAMES[:2])

@@ -33,7 +33,7 @@ class Writer(Protocol):
         """Append `rows`, (n, dim) of the file's dtype, in row order."""
 
     def finish(self, articles: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]) -> None:
-        """Complete the file, sync it, and read it back; `DiskError` if the disk holds something else than was written."""
+        """Complete the file, sync it, read it back; `DiskError` if the disk holds something else than was written."""
 
     def publish(self, output: Path) -> None:
         """Give the finished file its name."""
@@ -83,6 +83,8 @@ def open_writer(output: Path, rows: int, dim: int, dtype: "np.dtype[Any]") -> It
 def open_merged(path: Path) -> Merged:
     """The merged file at `path`; close it after use. Raises `LocalDataError` if it is none, or damaged."""
     make = _format(path, 2)
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise LocalDataError(f"{path} is no regular file", hint="name a merged file")
     try:
         merged: Merged = make(path)
     except FileNotFoundError:

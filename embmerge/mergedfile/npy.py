@@ -6,6 +6,7 @@ upon that hidden file, reader or writer, finishes the renames. NAME.json knows t
 that files which somebody copied from two sets are not taken for one.
 """
 
+import errno
 import fcntl
 import io
 import os
@@ -71,11 +72,7 @@ class NpyWriter:
         final = _set_of(output)
         with _folder_locked(output.parent):
             _finish_renames(final)
-            if final.metadata.exists() and not _is_side_file(final.metadata):
-                raise UsageError(
-                    f"{printable(str(final.metadata))} would be overwritten, and is no side file of a merged .npy",
-                    hint="move it away, or choose another --output",
-                )
+            _check_replaceable(final)
             for here, there in zip(self._paths, _hidden(final), strict=True):
                 here.replace(there)
             sync(output.parent)
@@ -142,11 +139,11 @@ def _open_set(path: Path, files: ExitStack) -> tuple[BinaryIO, BinaryIO, BinaryI
                 _finish_renames(names)
         except OSError:
             raise damaged(path.name, "its replacement was interrupted and cannot be completed in this folder") from None
-        missing = [each.name for each in names if not each.is_file()]
+        if not names.rows.is_file():
+            raise FileNotFoundError(path)
+        missing = [printable(each.name) for each in names if not each.is_file()]
         if missing:
-            raise damaged(
-                path.name, f"{' and '.join(map(printable, missing))} should lie beside it and cannot be found"
-            )
+            raise damaged(path.name, f"{' and '.join(missing)} should lie beside it and cannot be found")
         rows, articles, metadata = (files.enter_context(each.open("rb")) for each in names)
     return rows, articles, metadata
 
@@ -162,12 +159,23 @@ def _finish_renames(final: _Set) -> None:
         sync(final.rows.parent)
 
 
-def _is_side_file(path: Path) -> bool:
+def _check_replaceable(final: _Set) -> None:
+    """Refuse, before anything is decided, what could not be replaced or is somebody else's."""
+    for path in final:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not final.metadata.exists():
+        return
     try:
-        with path.open("rb") as file:
-            return "files" in load(file.read(METADATA_LIMIT + 1), path.name)
+        with final.metadata.open("rb") as file:
+            ours = "files" in load(file.read(METADATA_LIMIT + 1), final.metadata.name)
     except LocalDataError:
-        return False
+        ours = False
+    if not ours:
+        raise UsageError(
+            f"{printable(str(final.metadata))} would be overwritten, and is no side file of a merged .npy",
+            hint="move it away, or choose another --output",
+        )
 
 
 @contextmanager
