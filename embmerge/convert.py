@@ -8,10 +8,8 @@ from pathlib import Path
 from embmerge.atomic import need
 from embmerge.errors import UsageError
 from embmerge.events import Observer, RowsWritten, Saved, Saving, ignore
-from embmerge.mergedfile import check_suffix, open_merged, open_writer
+from embmerge.mergedfile import check_suffix, open_merged, open_writer, room_needed
 from embmerge.mergedfile.rawrows import blocks
-
-_ARTICLE_NBYTES = 256  # room for a title, an id and a url, generously
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,7 @@ def convert(path: Path, output: Path, *, observer: Observer = ignore) -> Convert
     with closing(open_merged(path)) as merged:
         rows, dim = merged.shape
         row_nbytes = dim * merged.dtype.itemsize
-        copies = 2 if output.suffix == ".parquet" else 1  # its rows wait on the disk for the articles
-        need(output.parent, rows * (copies * row_nbytes + _ARTICLE_NBYTES))
+        need(output.parent, room_needed(output, rows, row_nbytes))
         with open_writer(output, rows, dim, merged.dtype) as writer:
             for start, stop in blocks(rows, row_nbytes):
                 writer.write(merged.rows(start, stop))

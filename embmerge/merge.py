@@ -36,13 +36,12 @@ from embmerge.events import (
     Warned,
     ignore,
 )
-from embmerge.mergedfile import Writer, check_suffix, open_writer
+from embmerge.mergedfile import Writer, check_suffix, open_writer, room_needed
 from embmerge.plaintext import printable
 from embmerge.quality import NormFigures, Quality
 from embmerge.shard import ShardHeader, addressable, read_header, read_rows
 
 _BLOCK = 8 << 20  # bytes of rows in memory at once
-_ARTICLE = 200  # bytes that an article takes in the output, for the look at the disk
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def merge(
         coverage = _judge([source.header for source in sources], any_dtype=dtype is not None, observer=observer)
         target = np.dtype(dtype) if dtype else coverage.shards[0].dtype.newbyteorder("=")
         plan = _Plan(sorted(sources, key=lambda s: s.header.start), coverage, target, expected_articles, max_extra_rows)
-        atomic.need(output.parent, coverage.rows * (plan.row_nbytes + _ARTICLE))
+        atomic.need(output.parent, room_needed(output, coverage.rows, plan.row_nbytes))
         hashing = {source.path: pool.submit(_sha256, source.path, stop) for source in plan.sources}
         with open_writer(output, coverage.rows, plan.dim, target) as writer:
             found, qualities = _stream(plan, reading, writer, observer)

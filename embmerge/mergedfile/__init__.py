@@ -24,6 +24,7 @@ _FORMATS = {
     ".parquet": ("parquet", "ParquetWriter", "ParquetMerged"),
 }
 SUFFIXES = tuple(_FORMATS)
+_ARTICLE_NBYTES = 200  # that a title, an id and a url usually take
 
 
 class Writer(Protocol):
@@ -97,6 +98,12 @@ def open_merged(path: Path) -> Merged:
 def check_suffix(path: Path) -> None:
     """Raise `UsageError`, listing the known ones, unless the suffix of `path` names a format that can be had here."""
     _format(path, 1)
+
+
+def room_needed(output: Path, rows: int, row_nbytes: int) -> int:
+    """The bytes of disk that writing `output` takes, roughly: what is there is only replaced in the end."""
+    copies = 2 if output.suffix == ".parquet" else 1  # its rows wait on the disk for the articles
+    return rows * (copies * row_nbytes + _ARTICLE_NBYTES)
 
 
 def _format(path: Path, part: int) -> Any:
