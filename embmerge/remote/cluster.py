@@ -118,7 +118,7 @@ class Cluster:
             self._connection.close()
 
     @contextmanager
-    def _sftp(self) -> Iterator[paramiko.SFTPClient]:
+    def sftp(self) -> Iterator[paramiko.SFTPClient]:
         """paramiko's own client on a session of its own, with every wait bounded."""
         transport, limit = self.connection.transport, self._settings.stall_timeout
         try:
@@ -144,7 +144,7 @@ class Cluster:
         Raises `RemoteDataError` if it is missing (naming the nearest parent that exists), cannot be read, or holds no
         shard (naming what is there), and `ConnectionLost`.
         """
-        with self._sftp() as sftp:
+        with self.sftp() as sftp:
             directory, entries = self._entries(sftp)
         shards, checkpoints, others = [], [], []
         for entry in entries:
@@ -213,7 +213,7 @@ class Cluster:
 
     def look_again(self, files: Sequence[RemoteFile]) -> list[RemoteFile | None]:
         """The same files as they are now; None for one that is gone."""
-        with self._sftp() as sftp:
+        with self.sftp() as sftp:
             now: list[RemoteFile | None] = []
             for file in files:
                 try:
@@ -273,7 +273,7 @@ class Cluster:
             channel.close()
 
     def _headers_one_by_one(self, files: Sequence[RemoteFile]) -> Iterator[tuple[RemoteFile, ShardHeader | ShardError]]:
-        with self._sftp() as sftp:
+        with self.sftp() as sftp:
             for file in files:
                 try:
                     with sftp.open(file.path, "rb", 4096) as remote:
