@@ -6,6 +6,7 @@ checked type, and nothing of a file's text reaches a message but through `printa
 
 import json
 import math
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
@@ -31,12 +32,13 @@ _TYPES = {key: types for keys, types in _KINDS for key in keys}
 
 
 class Lines:
-    """Articles as JSON lines, written to `file`; `count` and `nbytes` say how far it is."""
+    """Articles as JSON lines, written to `file`; `count`, `nbytes` and `checksum` are of what was written."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.count = 0
         self.nbytes = 0
+        self.checksum = 0
 
     def write(self, articles: Iterable[Mapping[str, Any]]) -> None:
         """Append one line an article, in order."""
@@ -45,6 +47,14 @@ class Lines:
             self._file.write(line)
             self.count += 1
             self.nbytes += len(line)
+            self.checksum = zlib.crc32(line, self.checksum)
+
+    def stand_in(self, file: BinaryIO) -> bool:
+        """Whether `file` holds these lines and nothing else."""
+        checksum = 0
+        while block := file.read(1 << 20):
+            checksum = zlib.crc32(block, checksum)
+        return checksum == self.checksum
 
 
 def read_lines(file: BinaryIO, count: int, name: str) -> Iterator[dict[str, Any]]:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from embmerge.atomic import sync
 from embmerge.errors import LocalDataError, UsageError
 from embmerge.mergedfile.jsontext import METADATA_LIMIT, Lines, check_metadata, damaged, dump, load, read_lines
-from embmerge.mergedfile.rawrows import Region, RowSink, RowSource, read_back
+from embmerge.mergedfile.rawrows import Region, RowSink, RowSource, not_as_written, read_back
 from embmerge.plaintext import printable
 
 _MAGIC = b"\x93NUMPY\x01\x00"
@@ -63,7 +63,9 @@ class NpyWriter:
             _sync(file)
         written = NpyMerged(self._paths.rows)
         try:
-            read_back(written, self._rows, lines.count)
+            read_back(written, self._rows)
+            if lines.count != written.shape[0] or not lines.stand_in(written.lines()):
+                raise not_as_written(self._paths.articles)
         finally:
             written.close()
 
@@ -105,8 +107,11 @@ class NpyMerged:
 
     def articles(self) -> Iterator[dict[str, Any]]:
         """Title, id and url of every row, in row order."""
-        region = Region(self._lines, 0, os.fstat(self._lines.fileno()).st_size)
-        yield from read_lines(io.BufferedReader(region), self.shape[0], self.path.name)
+        yield from read_lines(self.lines(), self.shape[0], self.path.name)
+
+    def lines(self) -> io.BufferedReader:
+        """The articles as JSON lines."""
+        return io.BufferedReader(Region(self._lines, 0, os.fstat(self._lines.fileno()).st_size))
 
     def close(self) -> None:
         """Let go of the files."""

@@ -4,6 +4,7 @@ import io
 import os
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -94,17 +95,25 @@ def as_bytes(rows: npt.NDArray[Any]) -> memoryview:
     return rows.reshape(-1).view(np.uint8).data
 
 
-def read_back(written: "Merged", sink: RowSink, articles: int) -> None:
-    """Read a finished file again; `DiskError` unless it holds what `sink` was given and as many `articles`."""
+def read_back(written: "Merged", sink: RowSink, articles: int | None = None) -> None:
+    """Read a finished file again; `DiskError` unless it holds what `sink` was given and as many `articles`.
+
+    `articles` is None where the writer compares what it wrote of them itself.
+    """
     checksum = 0
     for start, stop in blocks(written.shape[0], written.shape[1] * written.dtype.itemsize):
         checksum = zlib.crc32(as_bytes(written.rows(start, stop)), checksum)
     same = written.shape[0] == sink.rows and checksum == sink.checksum
-    if not same or sum(1 for _ in written.articles()) != articles:
-        raise DiskError(
-            f"{printable(str(written.path))} does not read back as it was written",
-            hint="the disk may be failing; choose an --output on another one",
-        )
+    if not same or (articles is not None and sum(1 for _ in written.articles()) != articles):
+        raise not_as_written(written.path)
+
+
+def not_as_written(path: Path) -> DiskError:
+    """The error for a file that the disk does not give back as it was given."""
+    return DiskError(
+        f"{printable(str(path))} does not read back as it was written",
+        hint="the disk may be failing; choose an --output on another one",
+    )
 
 
 def blocks(rows: int, row_nbytes: int, nbytes: int = BLOCK) -> Iterator[tuple[int, int]]:

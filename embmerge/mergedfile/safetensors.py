@@ -27,7 +27,7 @@ from embmerge.mergedfile.jsontext import (
     read_lines,
     to_strings,
 )
-from embmerge.mergedfile.rawrows import BLOCK, Region, RowSink, RowSource, read_back
+from embmerge.mergedfile.rawrows import BLOCK, Region, RowSink, RowSource, not_as_written, read_back
 
 _ROOM = 64 << 10  # some hundred shards' chunk_info
 _HEADER_LIMIT = 2 * METADATA_LIMIT  # JSON within JSON doubles every quote
@@ -65,7 +65,9 @@ class SafetensorsWriter:
         self.close()
         written = SafetensorsMerged(self._path)
         try:
-            read_back(written, self._rows, lines.count)
+            read_back(written, self._rows)
+            if lines.count != written.shape[0] or not lines.stand_in(written.lines()):
+                raise not_as_written(self._path)
         finally:
             written.close()
 
@@ -118,8 +120,11 @@ class SafetensorsMerged:
 
     def articles(self) -> Iterator[dict[str, Any]]:
         """Title, id and url of every row, in row order."""
-        lines = io.BufferedReader(Region(self._file, *self._articles))
-        yield from read_lines(lines, self.shape[0], self.path.name)
+        yield from read_lines(self.lines(), self.shape[0], self.path.name)
+
+    def lines(self) -> io.BufferedReader:
+        """The articles as JSON lines."""
+        return io.BufferedReader(Region(self._file, *self._articles))
 
     def close(self) -> None:
         """Let go of the file."""
