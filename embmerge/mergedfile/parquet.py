@@ -1,8 +1,8 @@
 """The merged file as .parquet: columns title, id, url and embedding, the latter a fixed-size list of floats.
 
 Rows come before the articles, but a row group holds both, so rows wait in an unnamed temporary file beside the output.
-Nothing is compressed or dictionary-encoded: embeddings hardly shrink, and what a stranger's file unfolds to in memory
-is known before pyarrow touches it. Ids are 64-bit numbers if all of them are, else text.
+Nothing is compressed or dictionary-encoded: embeddings hardly shrink, and what we read back cannot be larger than the
+file. Ids are 64-bit numbers if all of them are, else text.
 """
 
 import os
@@ -48,7 +48,7 @@ from embmerge.plaintext import printable
 _TEXTS = ["title", "id", "url"]
 _ROWS = "embedding"
 _GROUP_ROWS = 1 << 16
-_GROUP_NBYTES = 16 << 20  # of rows in one row group, which is what a writer holds at a time
+_GROUP_NBYTES = 8 << 20  # of rows in one row group, which is what a writer holds at a time
 _FOOTER_LIMIT = 8 * METADATA_LIMIT  # it holds the metadata twice, once as base64
 _INT64 = range(-(2**63), 2**63)
 _FLOATS: dict[np.dtype[Any], Kind] = {np.dtype("<f2"): (7, 2), np.dtype("<f4"): (4, None), np.dtype("<f8"): (5, None)}
