@@ -51,6 +51,7 @@ class Console:
         self._closed = threading.Event()
         self._printed_at = clock()
         self._last = ""  # the last line of the last result: all that --quiet leaves of it
+        self._rungs: list[str] = []  # what broke on doctor's ladder, which is read as a whole
         self._failure = ""  # the error that was printed last, if nothing was printed since
 
     @classmethod
@@ -111,10 +112,13 @@ class Console:
             self._board.apply(event)
             cluster = event.cluster if isinstance(event, (ClusterEvent, Checked, Warned, Detail)) else ""
             failed = isinstance(event, ClusterFailed)
-            if said and (failed or not self._quiet):
-                self._write([self._prefix(cluster) + line for line in said], error=failed)
+            broken = isinstance(event, Checked) and event.ok is False
+            if said and (failed or broken or not self._quiet):
+                self._write([self._prefix(cluster) + line for line in said], error=failed or (broken and self._quiet))
             if isinstance(event, ClusterFailed):
                 self._failure = event.message
+            if isinstance(event, Checked) and broken:
+                self._rungs.append(event.text)
 
     def say(self, *said: str) -> None:
         """Print lines of the task's own."""
@@ -139,8 +143,8 @@ class Console:
             self._last = ""
             if self._stdout and self._document["ok"]:
                 self._document |= {"ok": False, "error": jsonify(error)}
-            if self._failure == error.message:
-                return  # it stands there already, as the line of its cluster
+            if self._failure == error.message or any(error.message.endswith(text) for text in self._rungs):
+                return  # it stands there already, as the line of its cluster or as a rung
             asked_for = isinstance(error, Interrupted)  # no failure: somebody wanted it
             said = [error.message[:1].upper() + error.message[1:] if asked_for else f"Error: {error.message}"]
             if error.hint:

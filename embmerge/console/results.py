@@ -10,6 +10,7 @@ from embmerge.plaintext import duration, size
 if TYPE_CHECKING:
     from embmerge.convert import ConvertResult
     from embmerge.merge import MergeResult
+    from embmerge.remote.ladder import DoctorResult
 
 
 def render(result: object, width: int | None) -> list[str]:
@@ -33,9 +34,18 @@ def _converted(result: "ConvertResult", width: int | None) -> list[str]:  # noqa
     return [f"Converted {result.path} to {result.output}: {rows}, {size(result.nbytes)}, {duration(result.seconds)}"]
 
 
+def _climbed(result: "DoctorResult", width: int | None) -> list[str]:  # noqa: ARG001
+    """The rungs themselves were shown as they were climbed."""
+    broken = [f"{rung.cluster or 'this machine'} at {rung.name}" for rung in result.rungs if rung.ok is False]
+    if broken:
+        return [f"✗ {len(broken)} of {len(result.rungs)} rungs break: {', '.join(broken)}"]
+    return [f"✓ All {len(result.rungs)} rungs hold"]
+
+
 _VIEWS: dict[str, Callable[[Any, int | None], list[str]]] = {
     "ArticlesInspection": articles_lines,
     "ConvertResult": _converted,
+    "DoctorResult": _climbed,
     "FolderInspection": folder_lines,
     "MergedInspection": merged_lines,
     "MergeResult": _merged,
