@@ -137,6 +137,31 @@ def full(
         _merge(s)
 
 
+@_task("cluster", "embeddings", "output", *CONNECTING)
+def doctor(
+    c,
+    cluster=None,
+    articles=None,
+    embeddings=None,
+    output=None,
+    connections=None,
+    credentials=None,
+    transfer=None,
+    json=False,
+    quiet=False,
+    verbose=False,
+):
+    """Try everything that the job needs, rung by rung, and say which one breaks."""
+    with session(c, locals()) as s:
+        from embmerge.remote.doctor import doctor as climb
+
+        found = climb(s.settings, observer=s.console, stop=s.stop, ask=s.console.ask)
+        s.console.show(found)
+        if found.error:
+            raise found.error
+        s.console.next("invoke full")
+
+
 @_task("path", "embeddings", "output")
 def inspect(c, path=None, embeddings=None, output=None, json=False, quiet=False, verbose=False):
     """What is in a shard, an articles file or a merged file; the header is read, never the whole."""
@@ -175,10 +200,16 @@ def _fleet(s: Session) -> Any:
 
 def _look(s: Session, fleet: "Fleet", wait: str | None, *, merging: bool) -> "dict[str, ShardHeader]":
     from embmerge.remote.fleet import terms
-    from embmerge.remote.survey import survey
+    from embmerge.remote.waiting import minutes, survey_when_done
 
     s.console.expect([cluster.name for cluster in fleet.clusters])
-    found = survey(fleet.clusters, terms(s.settings, fleet.others, merging=merging), observer=s.console, stop=s.stop)
+    found = survey_when_done(
+        fleet.clusters,
+        terms(s.settings, fleet.others, merging=merging),
+        minutes(wait),
+        observer=s.console,
+        stop=s.stop,
+    )
     s.console.show(found)
     if found.error:
         raise found.error
@@ -275,4 +306,4 @@ def signals(stop: threading.Event) -> Iterator[list[int]]:
             signal.signal(number, before)
 
 
-ns = Collection(verify_remote, sync, merge, full, inspect, convert, demo)
+ns = Collection(verify_remote, sync, merge, full, doctor, inspect, convert, demo)

@@ -79,6 +79,7 @@ class Board:
         self.stage = ""  # of a merge; '' when none runs
         self.rows_done = 0
         self.rows = 0
+        self.ladder: str | None = None  # whose rungs doctor climbs: a cluster's, or '' for this machine's
 
     def expect(self, names: Iterable[str]) -> None:
         """These clusters will be asked."""
@@ -135,6 +136,10 @@ class Board:
     @singledispatchmethod
     def apply(self, event: e.Event) -> None:
         """Take note of `event`."""
+
+    @apply.register
+    def _(self, event: e.Checked) -> None:
+        self.ladder = event.cluster
 
     @apply.register
     def _(self, event: e.Connecting) -> None:

@@ -110,7 +110,7 @@ class Console:
         with self._lock:
             said = lines(event, self._board) if self._verbose or not isinstance(event, Detail) else []
             self._board.apply(event)
-            cluster = event.cluster if isinstance(event, (ClusterEvent, Checked, Warned, Detail)) else ""
+            cluster = event.cluster if isinstance(event, (ClusterEvent, Warned, Detail)) else ""
             failed = isinstance(event, ClusterFailed)
             broken = isinstance(event, Checked) and event.ok is False
             if said and (failed or broken or not self._quiet):

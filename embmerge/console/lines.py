@@ -24,9 +24,14 @@ def _(event: e.Detail, board: Board) -> list[str]:  # noqa: ARG001
 
 
 @lines.register
-def _(event: e.Checked, board: Board) -> list[str]:  # noqa: ARG001
+def _(event: e.Checked, board: Board) -> list[str]:
     mark = {True: "✓", False: "✗", None: "!"}[event.ok]
-    return [f"{mark} {event.rung}: {event.text}", *([f"  {event.hint}"] if event.hint else [])]
+    whose = event.cluster.upper() or "THIS MACHINE"
+    return [
+        *([whose] if board.ladder != event.cluster else []),
+        f"  {mark} {event.rung}: {event.text}",
+        *([f"    {event.hint}"] if event.hint else []),
+    ]
 
 
 @lines.register

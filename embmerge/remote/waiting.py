@@ -12,8 +12,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from embmerge.coverage import Gap
-from embmerge.errors import ConnectError, ConnectionLost, Interrupted, RemoteDataError
+from embmerge.errors import ConnectError, ConnectionLost, Interrupted, RemoteDataError, UsageError
 from embmerge.events import ClusterFailed, Event, Observer, Waiting, ignore
+from embmerge.plaintext import printable
 from embmerge.remote.cluster import Cluster, RemoteFile
 from embmerge.remote.survey import Survey, Terms, survey
 from embmerge.shard import ShardHeader
@@ -21,6 +22,7 @@ from embmerge.shard import ShardHeader
 FIRST_PAUSE = 10.0  # seconds: a shard that is just being finished is noticed soon,
 GROWTH = 1.5  # and one that takes an hour more does not cost a login node thousands of looks
 LONGEST_PAUSE = 120.0
+_LONGEST_WAIT = 7 * 24 * 60  # minutes
 
 _CHECKPOINT = re.compile(r"(cluster\d{1,9}_gpu\d{1,9})_checkpoint_(\d{1,12})\.pkl")
 _PASSES = {"ok", "growing", "truncated"}  # verdicts on a shard that is whole, or may be soon
@@ -47,21 +49,32 @@ class Checkpoint:
     end: int | None = None
 
 
+def minutes(text: str | None) -> float:
+    """The number that `--wait` was given, 0 if it was not. Raises `UsageError`."""
+    try:
+        number = float(text or 0)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= _LONGEST_WAIT:
+        raise UsageError(f"--wait: expected minutes, got {printable(text)!a}", hint="such as --wait 30")
+    return number
+
+
 def survey_when_done(
     clusters: Sequence[Cluster],
     terms: Terms,
-    minutes: float,
+    most: float,
     *,
     observer: Observer = ignore,
     stop: threading.Event,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], bool] | None = None,
 ) -> Survey:
-    """What `survey` says once no worker is writing any more, or after `minutes`.
+    """What `survey` says once no worker is writing any more, or after `most` minutes.
 
     `pause(seconds)` waits and says whether to stop (default: `stop.wait`). Raises `Interrupted` when `stop` is set.
     """
-    deadline = clock() + 60 * minutes
+    deadline = clock() + 60 * most
     seconds = FIRST_PAUSE
     workers: tuple[Worker, ...] = ()
     while True:
