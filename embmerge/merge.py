@@ -239,10 +239,10 @@ def _stream(
 
 def _open(source: _Shard, files: ExitStack) -> tuple[BinaryIO, ShardHeader]:
     try:
-        file = files.enter_context(source.path.open("rb", buffering=0))
+        file: Any = files.enter_context(source.path.open("rb", buffering=0))
     except OSError as error:
         raise ShardError(f"cannot read {source.path}: {error.strerror}", hint="sync it again") from None
-    return files.enter_context(addressable(file, source.header))  # type: ignore[arg-type]  unbuffered is raw
+    return files.enter_context(addressable(file, source.header))
 
 
 def _converted(rows: Any, dtype: "np.dtype[Any]", source: _Shard) -> Any:

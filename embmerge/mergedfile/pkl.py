@@ -13,17 +13,18 @@ Opcodes as in CPython's Lib/pickletools.py; the dtype as numpy's own `dtype.__re
 import io
 import os
 import pickle
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from embmerge.articles import walk_articles
+from embmerge.articlewalk import walk_articles
 from embmerge.mergedfile.jsontext import check_article, check_metadata, damaged
-from embmerge.mergedfile.rawrows import RowSink, RowSource, read_back
+from embmerge.mergedfile.rawrows import BLOCK, RowSink, RowSource, not_as_written, read_back
 from embmerge.picklewalk import Array, Refused, walk
 from embmerge.plaintext import printable
 
@@ -49,12 +50,13 @@ class PickleWriter:
 
     def finish(self, articles: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]) -> None:
         """Append the metadata and the articles, fill in the number of rows, sync, and read it all back."""
-        self._file.write(b"\x87R")  # TUPLE3, REDUCE: the array
+        tail = _Tail(self._file)
+        tail.write(b"\x87R")  # TUPLE3, REDUCE: the array
         for key, value in metadata.items():
-            self._file.write(_plain(key) + _plain(value))
-        self._file.write(b"u" + _plain(_ARTICLES))  # SETITEMS
-        count = _write_articles(self._file, articles)
-        self._file.write(_CLOSING)
+            tail.write(_plain(key) + _plain(value))
+        tail.write(b"u" + _plain(_ARTICLES))  # SETITEMS
+        _write_articles(tail, articles)
+        tail.write(_CLOSING)
         self._file.seek(0)
         self._file.write(_head(self._rows.rows, self._dim, self._dtype))
         self._file.flush()
@@ -62,7 +64,8 @@ class PickleWriter:
         self.close()
         written = PickleMerged(self._path)
         try:
-            read_back(written, self._rows, count)
+            read_back(written, self._rows)
+            tail.read_back(self._path)
         finally:
             written.close()
 
@@ -131,7 +134,8 @@ class PickleMerged:
 
 def _head(rows: int, dim: int, dtype: "np.dtype[Any]") -> bytes:
     """Everything before the first row; as long for any number of rows."""
-    _function, arguments, state = dtype.__reduce__()  # type: ignore[misc]  numpy's stub says less than it does
+    reduced: Any = dtype.__reduce__()
+    _function, arguments, state = reduced
     return b"".join(
         (
             b"\x80\x05}(",  # PROTO 5, EMPTY_DICT, MARK
@@ -157,28 +161,43 @@ def _plain(value: object) -> bytes:
     return buffer.getvalue()[2:-1]  # without PROTO and STOP
 
 
-def _write_articles(file: Any, articles: Iterable[Mapping[str, Any]]) -> int:
+class _Tail:
+    """What follows the rows; knows where it begins, and its checksum."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._start, self._checksum = file, file.tell(), 0
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._checksum = zlib.crc32(data, self._checksum)
+
+    def read_back(self, path: Path) -> None:
+        checksum = 0
+        with path.open("rb", buffering=0) as file:
+            file.seek(self._start)
+            while block := file.read(BLOCK):
+                checksum = zlib.crc32(block, checksum)
+        if checksum != self._checksum:
+            raise not_as_written(path)
+
+
+def _write_articles(file: _Tail, articles: Iterable[Mapping[str, Any]]) -> None:
     """Append the list of `articles`; the three keys are written once and remembered, as pickle would."""
     file.write(b"]")  # EMPTY_LIST
-    count = 0
     source = iter(articles)
-    names = [_plain(key) + b"\x94" for key in _KEYS]  # MEMOIZE, as 0, 1 and 2
+    title, key, url = (_plain(name) + b"\x94" for name in _KEYS)  # MEMOIZE, as 0, 1 and 2
     while batch := list(islice(source, _BATCH)):
         pieces = [b"("]  # MARK
         for article in batch:
-            pieces.append(b"}(")
-            for name, key in zip(names, _KEYS, strict=True):
-                pieces += (name, _scalar(article.get(key)))
-            pieces.append(b"u")  # SETITEMS
-            names = [b"h\x00", b"h\x01", b"h\x02"]  # BINGET
+            values = _scalar(article["title"]), _scalar(article["id"]), _scalar(article["url"])
+            pieces.append(b"}(%b%b%b%b%b%bu" % (title, values[0], key, values[1], url, values[2]))  # SETITEMS
+            title, key, url = b"h\x00", b"h\x01", b"h\x02"  # BINGET
         pieces.append(b"e")  # APPENDS
         file.write(b"".join(pieces))
-        count += len(batch)
-    return count
 
 
 def _scalar(value: object) -> bytes:
     if type(value) is str:
         text = value.encode("utf-8", "surrogatepass")
-        return b"X" + len(text).to_bytes(4, "little") + text  # BINUNICODE
+        return b"X%b%b" % (len(text).to_bytes(4, "little"), text)  # BINUNICODE
     return b"N" if value is None else _plain(value)
