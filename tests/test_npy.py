@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,7 +109,7 @@ def test_killed_between_any_two_renames_the_set_is_the_old_or_the_new_one(tmp_pa
     old, new = rows_of(40), rows_of(60)
     written(tmp_path, old)
     argv = [sys.executable, "-c", STOPS_BEFORE_A_RENAME, tmp_path, str(renames)]
-    assert subprocess.run(argv, check=False).returncode == 9
+    assert subprocess.run(argv, check=False, cwd=Path(__file__).parents[1]).returncode == 9
     merged = NpyMerged(tmp_path / "set.npy")
     expected = old if renames < 3 else new
     assert np.array_equal(merged.rows(0, 60), expected)

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from embmerge.errors import LocalDataError
 from embmerge.plaintext import printable
 
-METADATA_LIMIT = 2 << 20  # thousands of shards; decoded, hostile JSON can be some twenty times as large
+METADATA_LIMIT = 3 << 19  # some two thousand shards; decoded, hostile JSON can be thirty times as large
 LINE_LIMIT = 2 << 20  # a title, an id and a url of 64 KiB each, escaped
 _WEIGHT, _EACH = 4 << 20, 8  # of metadata: characters, and so many for every value
 _DEPTH, _BITS = 8, 128  # containers within each other, bits of a number
