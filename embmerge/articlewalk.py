@@ -3,6 +3,9 @@
 `pickletools` takes a call an opcode, which is well for a shard's header and slow for millions; this is one loop made
 for one shape. It knows no global, so nothing that a file names is ever looked at. What is kept is bounded by what the
 articles themselves need.
+
+An article is kept as its record: the opcodes of `{'title': …, 'id': …, 'url': …}` as they will stand in a merged .pkl,
+where places 0 to 2 of the memo hold the keys. That is half the memory of a dict's values, and nothing to encode later.
 """
 
 import io
@@ -12,9 +15,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-Article = tuple[str, "str | int | None", "str | None"]  # title, id, url
-
-WANTED = ("title", "id", "url")
+KEYS = ("title", "id", "url")  # of an article that are kept
 _BLOCK = 1 << 20  # bytes read at once
 _LONGEST = 1 << 16  # bytes of a title, id or url
 _LONGEST_NUMBER = 16  # bytes of an id
@@ -30,10 +31,10 @@ class NotArticles(ValueError):
     """A list of articles that is not what it should be."""
 
 
-def walk_articles(file: io.RawIOBase | BinaryIO, closing: bytes = pickle.STOP) -> Iterator[list[Article]]:  # noqa: C901, PLR0912, PLR0915  one loop, because a call an opcode would double the time
-    """The articles of the pickled list at the present place of `file`, a batch at a time.
+def walk_articles(file: io.RawIOBase | BinaryIO) -> Iterator[list[bytes]]:  # noqa: C901, PLR0912, PLR0915  one loop, because a call an opcode would double the time
+    """The articles of the pickled list in `file`, a batch at a time, each as its record.
 
-    `closing` are the opcodes that follow the list and end the file. Raises `NotArticles`, or one of the errors that
+    Raises `NotArticles`, or one of the errors that
     damaged input brings about (ValueError, LookupError, TypeError), where the list is not what it should be.
     """
     memo: list[Any] = []  # lets go of an article once that was yielded
@@ -58,13 +59,14 @@ def walk_articles(file: io.RawIOBase | BinaryIO, closing: bytes = pickle.STOP) -
             memo.append(top)
         elif opcode in (_BINGET, _LONG_BINGET):
             width = 1 if opcode == _BINGET else 4
-            stack.append(memo[int.from_bytes(buffer[at : at + width], "little")])
+            value = memo[int.from_bytes(buffer[at : at + width], "little")]
+            stack.append(value if type(value) is not bytes else _text(value))
             at += width
         elif opcode in _COUNTED:  # text and bytes after their length
             width = _COUNTED[opcode]
             length = int.from_bytes(buffer[at : at + width], "little")
             at += width
-            wanted = opcode in _TEXT and (length <= _SHORT or (stack and stack[-1] in WANTED))
+            wanted = opcode in _TEXT and (length <= _SHORT or (stack and stack[-1] in KEYS))
             if wanted and length > _LONGEST:
                 raise NotArticles(f"article {count:,} has a title, id or url of {length:,} bytes")
             if length > end - at and wanted:
@@ -86,14 +88,14 @@ def walk_articles(file: io.RawIOBase | BinaryIO, closing: bytes = pickle.STOP) -
             at = after or at
             if not after:
                 stack.append({})
-        elif opcode in (_SETITEMS, _SETITEM) and len(stack) > 1:
+        elif opcode in (_SETITEMS, _SETITEM):
             start = marks.pop() if opcode == _SETITEMS else len(stack) - 2
             article = stack[start - 1]
             if not template and count == 0:
                 template = _Template.of(stack[start::2], memo)
             for position in range(start, len(stack), 2):
                 key = stack[position]
-                if type(article) is dict and type(key) is str and key in WANTED:
+                if type(article) is dict and type(key) is str and key in KEYS:
                     article[key] = stack[position + 1]
             del stack[start:]
         elif opcode in _NUMBERS:
@@ -148,8 +150,8 @@ def walk_articles(file: io.RawIOBase | BinaryIO, closing: bytes = pickle.STOP) -
             stack.append(_PAST)
         elif opcode == _ADDITEMS:
             del stack[marks.pop() :]
-        elif opcode == closing[0] and len(stack) == 1:
-            _check_end(buffer[at - 1 :] + (file.read(_BLOCK) or b""), closing, outermost)
+        elif opcode == _STOP and len(stack) == 1:
+            _check_end(buffer[at - 1 :] + (file.read(_BLOCK) or b""), outermost)
             return
         else:
             raise NotArticles(f"it has {_NAMES.get(opcode, f'the byte {opcode:#x}')}, which no list of articles needs")
@@ -158,12 +160,12 @@ def walk_articles(file: io.RawIOBase | BinaryIO, closing: bytes = pickle.STOP) -
 class _Template:
     """What every article looks like if it has the keys of the first one, in their order, as `pickle` writes them.
 
-    One match an article takes a sixth of the time that walking its opcodes does. Where a text ends is told by its
-    length; that the next key stands there, not earlier, is checked. An article that does not fit is walked.
+    One match an article takes a third of the time that walking its opcodes does. A text's end is told by its length;
+    that a MEMOIZE stands there, and not earlier, is checked. An article that does not fit is walked.
     """
 
-    _TEXT = rb"(?:(?:\x8c(.)|X(.{4}))([^\x94]{0,2000})\x94|(K.|M..|J.{4}))"  # (SHORT_)BINUNICODE and MEMOIZE; BININT…
-    _PASSED = rb"(?:\x8c(.)|X(.{4}))"
+    _WANTED = rb"(?:(\x8c.[^\x94]{0,255}|X.{4}[^\x94]{0,2000})\x94|(K.|M..|J.{4}))"  # a text and MEMOIZE, or a number
+    _PASSED = rb"(?:\x8c(.)|X(.{4}))"  # a text's length
 
     def __init__(self, keys: list[bytes], columns: list[int | None]) -> None:
         """`keys`: for each key the opcodes that recall it; `columns`: which column it is, None to pass it over."""
@@ -173,7 +175,7 @@ class _Template:
         for key, column in zip(keys, columns, strict=True):
             pattern += re.escape(key)
             if column is not None:
-                pattern += self._TEXT
+                pattern += self._WANTED
                 inside.append(column)
             else:
                 self._parts.append((re.compile(pattern + self._PASSED, re.DOTALL), tuple(inside)))
@@ -187,13 +189,13 @@ class _Template:
         for key in keys:
             if type(key) is not str or key not in memo or memo.index(key) > 0xFF:  # noqa: PLR2004  a byte
                 return None
-            recalled.append(bytes((0x68, memo.index(key))))  # BINGET
-            columns.append(WANTED.index(key) if key in WANTED else None)
-        return cls(recalled, columns) if len(set(columns) - {None}) == len(WANTED) else None
+            recalled.append(bytes((_BINGET, memo.index(key))))
+            columns.append(KEYS.index(key) if key in KEYS else None)
+        return cls(recalled, columns) if len(set(columns) - {None}) == len(KEYS) else None
 
     def read(self, buffer: bytes, at: int, end: int, memo: list[Any], stack: list[Any]) -> int:
         """Push the article whose EMPTY_DICT ends at `at`; returns where it ends, 0 if it looks otherwise."""
-        article: list[Any] = [None, None, None]
+        values = [b"N", b"N", b"N"]
         remembered: list[Any] = [_PAST]
         for pattern, columns in self._parts:
             match = pattern.match(buffer, at)
@@ -201,25 +203,22 @@ class _Template:
                 return self._missed()
             found = match.groups()
             for number, column in enumerate(columns):
-                short, long, text, integer = found[4 * number : 4 * number + 4]
+                text = found[2 * number]
                 if text is None:
-                    article[column] = int.from_bytes(integer[1:], "little", signed=integer[0] == _BININT)
-                    continue
-                if len(text) != (short[0] if short else int.from_bytes(long, "little")):
+                    values[column] = _number(found[2 * number + 1])
+                elif _is_text(text):
+                    values[column] = text
+                    remembered.append(text)
+                else:
                     return self._missed()
-                try:
-                    article[column] = text.decode()
-                except UnicodeDecodeError:
-                    return self._missed()
-                remembered.append(article[column])
             at = match.end()
-            if len(found) > 4 * len(columns):
+            if len(found) > 2 * len(columns):
                 at += int.from_bytes(found[-2] or found[-1], "little")
                 if at >= end:
                     return 0
                 remembered.append(_PAST)
         memo.extend(remembered)
-        stack.append(tuple(article))
+        stack.append(record(*values))
         self._balance += 1
         return at
 
@@ -231,29 +230,86 @@ class _Template:
         return 0
 
 
-def _article(item: Any, memo: list[Any], row: int) -> Article:
-    """The columns of one article, which the memo then lets go of."""
-    if type(item) is tuple:
+def _is_text(text: bytes) -> bool:
+    """Whether an opcode, a length and some bytes fit together, and are UTF-8."""
+    if text[0] == _SHORT_TEXT:
+        start, length = 2, text[1]
+    else:
+        start, length = 5, int.from_bytes(text[1:5], "little")
+    if len(text) != start + length:
+        return False
+    try:
+        text[start:].decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _text(opcode: bytes) -> str:
+    return opcode[2 if opcode[0] == _SHORT_TEXT else 5 :].decode()
+
+
+def _number(opcode: bytes) -> bytes:
+    return encode(int.from_bytes(opcode[1:], "little", signed=opcode[0] == _BININT))
+
+
+def _article(item: Any, memo: list[Any], row: int) -> bytes:
+    """The record of one article, which the memo then lets go of."""
+    if type(item) is bytes:
         return item  # made by a template
     if type(item) is not dict:
         raise NotArticles(f"item {row:,} is not a dict")
-    title, key, url = (item.get(name) for name in WANTED)
-    if type(title) is not str:
+    if type(item.get("title")) is not str:
         raise NotArticles(f"article {row:,} has no title")
     place = item.get(None)
     if place is not None:
         memo[place] = _PAST
-    return title, key if type(key) in {str, int} else None, url if type(url) is str else None
+    return record(*(encode(item.get(key)) for key in KEYS))
 
 
-def _check_end(rest: bytes, closing: bytes, outermost: list[Any] | None) -> None:
+def _check_end(rest: bytes, outermost: list[Any] | None) -> None:
     if outermost is None:
         raise NotArticles("it is not a list")
-    if rest != closing:
-        raise NotArticles("something follows its end" if rest.startswith(closing) else "its end is damaged")
+    if len(rest) > 1:
+        raise NotArticles("something follows its end")
 
 
-_PROTO, _FRAME, _MARK, _MEMOIZE = (opcode[0] for opcode in (pickle.PROTO, pickle.FRAME, pickle.MARK, pickle.MEMOIZE))
+# --- an article as bytes ----------------------------------------------------------------------------------------------
+
+
+def record(title: bytes, key: bytes, url: bytes) -> bytes:
+    """The opcodes of one article's dict, given those of its values; the keys are recalled from places 0 to 2."""
+    return b"}(h\0%bh\1%bh\2%bu" % (title, key, url)
+
+
+def encode(value: object) -> bytes:
+    """The opcodes of a text (BINUNICODE), a number of up to 16 bytes (LONG1), or of None for anything else."""
+    if type(value) is str:
+        text = value.encode("utf-8", "surrogatepass")
+        return b"X%b%b" % (len(text).to_bytes(4, "little"), text)
+    if type(value) is int and value.bit_length() < 8 * _LONGEST_NUMBER:
+        return b"\x8a\x10" + value.to_bytes(_LONGEST_NUMBER, "little", signed=True)
+    return b"N"
+
+
+def decode(article: bytes) -> dict[str, Any]:
+    """`{'title', 'id', 'url'}` of a record."""
+    at, values = 2, []
+    for _ in KEYS:
+        opcode = article[at + 2]
+        width = _TEXT.get(opcode, 0) or (opcode == _LONG1)
+        start = at + 3 + width
+        at = start + int.from_bytes(article[start - width : start], "little")
+        raw = article[start:at]
+        if opcode == _LONG1:
+            values.append(int.from_bytes(raw, "little", signed=True))
+        else:
+            values.append(str(raw, "utf-8", "surrogatepass") if width else None)
+    return dict(zip(KEYS, values, strict=True))
+
+
+_PROTO, _FRAME, _MARK, _STOP = (opcode[0] for opcode in (pickle.PROTO, pickle.FRAME, pickle.MARK, pickle.STOP))
+_MEMOIZE, _SHORT_TEXT = pickle.MEMOIZE[0], pickle.SHORT_BINUNICODE[0]
 _BINGET, _LONG_BINGET = pickle.BINGET[0], pickle.LONG_BINGET[0]
 _BINPUT, _LONG_BINPUT = pickle.BINPUT[0], pickle.LONG_BINPUT[0]
 _EMPTY_DICT, _SETITEM, _SETITEMS = pickle.EMPTY_DICT[0], pickle.SETITEM[0], pickle.SETITEMS[0]

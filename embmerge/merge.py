@@ -41,7 +41,8 @@ from embmerge.plaintext import printable
 from embmerge.quality import NormFigures, Quality
 from embmerge.shard import ShardHeader, addressable, read_header, read_rows
 
-_BLOCK = 8 << 20  # bytes of rows in memory at once
+_HASHED = 16 << 20  # bytes hashed at once, likewise
+_BLOCK = 32 << 20  # bytes of rows in memory at once; smaller ones wait more often for the thread that reads articles
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ def _stream(
     """Write the rows; wait for the articles only when it matters which row is the last."""
     qualities: list[Quality] = []
     articles: Articles | None = None
-    last, step = plan.certain, max(1, _BLOCK // (plan.dim * 8))
+    last, step = plan.certain, max(1, _BLOCK // plan.row_nbytes)
     for source in plan.sources:
         quality = Quality()
         qualities.append(quality)
@@ -372,7 +373,7 @@ def _sha256(path: Path, stop: threading.Event) -> str:
     digest = hashlib.sha256()
     try:
         with path.open("rb", buffering=0) as file:
-            while not stop.is_set() and (block := file.read(1 << 20)):
+            while not stop.is_set() and (block := file.read(_HASHED)):
                 digest.update(block)
     except OSError as error:
         raise ShardError(f"cannot read {path}: {error.strerror}", hint="sync it again") from None

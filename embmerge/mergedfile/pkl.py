@@ -22,17 +22,17 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from embmerge.articlewalk import walk_articles
+from embmerge.articles import Articles
+from embmerge.articlewalk import KEYS, decode, encode, record
 from embmerge.mergedfile.jsontext import check_article, check_metadata, damaged
 from embmerge.mergedfile.rawrows import BLOCK, RowSink, RowSource, not_as_written, read_back
 from embmerge.picklewalk import Array, Refused, walk
-from embmerge.plaintext import printable
 
 _METADATA_LIMIT = 4 << 20  # bytes; some thousand shards
 _BATCH = 1000  # articles that one APPENDS takes, as in pickle itself
-_KEYS = ("title", "id", "url")
 _ARTICLES = "articles"
 _CLOSING = b"s."  # SETITEM, STOP: the list of articles becomes the dict's last value, and that is all
+_LONGEST = 1 << 16  # bytes of a title, id or url
 
 
 class PickleWriter:
@@ -114,18 +114,19 @@ class PickleMerged:
 
     def articles(self) -> Iterator[dict[str, Any]]:
         """Title, id and url of every row, in row order."""
-        name, row = self.path.name, 0
-        with self.path.open("rb", buffering=0) as file:
+        name = self.path.name
+        row = 0
+        with self.path.open("rb", buffering=1 << 20) as file:
             file.seek(self._articles_at)
-            try:
-                for batch in walk_articles(file, closing=_CLOSING):
-                    for article in batch:
-                        yield check_article(dict(zip(_KEYS, article, strict=True)), name, row)
-                        row += 1
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
-                raise damaged(name, f"its articles cannot be read ({printable(str(error), 80)})") from None
+            for row, raw in enumerate(_read_records(file, name), 1):
+                if row > self.shape[0]:
+                    break
+                try:
+                    yield check_article(decode(raw), name, row - 1)
+                except UnicodeDecodeError:
+                    raise damaged(name, f"article {row - 1:,} is not text") from None
         if row != self.shape[0]:
-            raise damaged(name, f"it has {row:,} articles for {self.shape[0]:,} rows")
+            raise damaged(name, f"it has {'more' if row > self.shape[0] else 'fewer'} articles than rows")
 
     def close(self) -> None:
         """Let go of the file."""
@@ -182,22 +183,49 @@ class _Tail:
 
 
 def _write_articles(file: _Tail, articles: Iterable[Mapping[str, Any]]) -> None:
-    """Append the list of `articles`; the three keys are written once and remembered, as pickle would."""
-    file.write(b"]")  # EMPTY_LIST
-    source = iter(articles)
-    title, key, url = (_plain(name) + b"\x94" for name in _KEYS)  # MEMOIZE, as 0, 1 and 2
+    """Append the list of `articles`; the keys are put into the memo first, for all records to recall."""
+    file.write(_KEYS_AND_LIST)
+    records = articles.records if isinstance(articles, Articles) else map(_record, articles)
+    source = iter(records)
     while batch := list(islice(source, _BATCH)):
-        pieces = [b"("]  # MARK
-        for article in batch:
-            values = _scalar(article["title"]), _scalar(article["id"]), _scalar(article["url"])
-            pieces.append(b"}(%b%b%b%b%b%bu" % (title, values[0], key, values[1], url, values[2]))  # SETITEMS
-            title, key, url = b"h\x00", b"h\x01", b"h\x02"  # BINGET
-        pieces.append(b"e")  # APPENDS
-        file.write(b"".join(pieces))
+        file.write(b"(%be" % b"".join(batch))  # MARK, APPENDS
 
 
-def _scalar(value: object) -> bytes:
-    if type(value) is str:
-        text = value.encode("utf-8", "surrogatepass")
-        return b"X%b%b" % (len(text).to_bytes(4, "little"), text)  # BINUNICODE
-    return b"N" if value is None else _plain(value)
+def _record(article: Mapping[str, Any]) -> bytes:
+    return record(*(encode(article[key]) for key in KEYS))
+
+
+_KEYS_AND_LIST = b"".join(encode(key) + b"\x940" for key in KEYS) + b"]"  # MEMOIZE and POP each; EMPTY_LIST
+
+
+def _read_records(file: BinaryIO, name: str) -> Iterator[bytes]:
+    """The records that `_write_articles` wrote, to the end of the file; anything else there is refused."""
+    if file.read(len(_KEYS_AND_LIST)) != _KEYS_AND_LIST:
+        raise damaged(name, "its articles are not where merge puts them")
+    while (opcode := file.read(1)) in _BETWEEN:
+        if opcode == b"}":
+            opened = file.read(1)
+            values = [_read_value(file, name, place) for place in range(len(KEYS))]
+            closed = file.read(1)
+            if opened != b"(" or closed != b"u":
+                raise damaged(name, "one of its articles is not as merge writes it")
+            yield record(*values)
+    if opcode + file.read(2) != _CLOSING:
+        raise damaged(name, "it does not end as merge ends it")
+
+
+_BETWEEN = {b"(", b"}", b"e"}  # MARK, EMPTY_DICT, APPENDS
+_WIDTHS = {b"X": 4, b"\x8c": 1, b"\x8a": 1, b"N": 0}  # BINUNICODE, SHORT_BINUNICODE, LONG1, NONE: bytes of the length
+
+
+def _read_value(file: BinaryIO, name: str, place: int) -> bytes:
+    """The opcodes of the value whose key stands at `place` in the memo."""
+    head = file.read(3)
+    width = _WIDTHS.get(head[2:])
+    if width is None or head[:2] != bytes((ord("h"), place)):
+        raise damaged(name, "one of its articles is not as merge writes it")
+    length = file.read(width)
+    count = int.from_bytes(length, "little")
+    if count > _LONGEST:
+        raise damaged(name, f"one of its articles has a value of {count:,} bytes")
+    return head[2:] + length + file.read(count)
