@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 
-from embmerge.errors import EmbmergeError, HostKeyError, LocalDataError, LoginError
+from embmerge.errors import EmbmergeError, HostKeyError, LocalDataError, LoginError, RemoteDataError
 from embmerge.events import Event, HostKeyAccepted
 from embmerge.plaintext import duration, printable, size
 from embmerge.remote.cluster import Cluster, Listing
@@ -126,7 +126,7 @@ class Climb:
         headers = []
         for _file, header in cluster.headers(listing.shards):
             if not isinstance(header, ShardHeader):
-                raise header
+                raise RemoteDataError(header.message, hint=header.hint)
             headers.append(header)
         return tuple(headers)
 

@@ -56,7 +56,7 @@ def doctor(
                 continue
         articles = _articles(ladder, settings)
         _disk(ladder, settings, reached)
-        if reached and len(reached) == len(names):
+        if len([each for each in reached if each.headers]) == len(names) > 0:
             others = tuple(name for name in known if name not in names)
             terms = Terms(articles, settings.max_extra_rows, any_dtype=settings.dtype is not None, others=others)
             _coverage(ladder, reached, terms, stop)
@@ -86,6 +86,8 @@ def _disk(ladder: Ladder, settings: Settings, reached: list[Reached]) -> None:
         with ladder.rung("local disk", f"df -h {quote(str(settings.embeddings))} .") as found:
             for folder, nbytes in ((settings.embeddings, todo), (settings.output.parent, merged)):
                 place = _existing(folder)
+                if not place.is_dir():
+                    raise DiskError(f"{place} is no folder", hint="move it away, or choose another folder")
                 if not os.access(place, os.W_OK):
                     raise DiskError(f"{place} is not writable", hint="choose another folder, or change its permissions")
                 device = place.stat().st_dev

@@ -24,10 +24,31 @@ def transport_factory(sock: Any, **kwargs: Any) -> paramiko.Transport:
     if isinstance(sock, socket.socket) and sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a request for data must not wait for an answer
     transport = paramiko.Transport(sock, **kwargs)
+    _keep_farewell(transport)
     options = transport.get_security_options()
     gcm = tuple(cipher for cipher in AES_GCM if cipher in options.ciphers)  # paramiko of old had none
     options.ciphers = gcm + tuple(cipher for cipher in options.ciphers if cipher not in gcm)
     return transport
+
+
+def _keep_farewell(transport: paramiko.Transport) -> None:
+    """Make the words with which a server hangs up the transport's exception: paramiko only logs them.
+
+    "Too many authentication failures" would otherwise look like a line that dropped.
+    """
+    public = transport.logger
+    level = min(logging.INFO, public.getEffectiveLevel())
+    private = logging.Logger(public.name, level)  # noqa: LOG001  getLogger would keep one a connection for ever
+    private.parent = public
+
+    def listen(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if text.startswith("Disconnect (code "):
+            transport.saved_exception = paramiko.SSHException(text.partition("): ")[2] or "closed by the server")
+        return bool(public.isEnabledFor(record.levelno))
+
+    private.addFilter(listen)
+    transport.logger = private
 
 
 def without_gcm(transport: paramiko.Transport) -> str:
