@@ -41,8 +41,8 @@ from embmerge.plaintext import printable
 from embmerge.quality import NormFigures, Quality
 from embmerge.shard import ShardHeader, addressable, read_header, read_rows
 
-_HASHED = 16 << 20  # bytes hashed at once, likewise
-_BLOCK = 32 << 20  # bytes of rows in memory at once; smaller ones wait more often for the thread that reads articles
+_HASHED = 8 << 20  # bytes hashed at once, likewise
+_BLOCK = 8 << 20  # bytes of rows in memory at once; smaller ones wait more often for the thread that reads articles
 
 
 @dataclass(frozen=True)
