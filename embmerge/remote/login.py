@@ -161,7 +161,8 @@ class _Login(AuthStrategy):  # type: ignore[misc]  paramiko is untyped
                 if "keyboard-interactive" in error.allowed_types and not (given and given.key_file):
                     return self._by_questions(transport)
                 raise self._refused(tried, error.allowed_types) from None
-            except paramiko.AuthenticationException:
+            except paramiko.AuthenticationException as error:
+                _unless_lost(error, transport)
                 continue
         if not ways:
             try:
@@ -181,7 +182,8 @@ class _Login(AuthStrategy):  # type: ignore[misc]  paramiko is untyped
             if "keyboard-interactive" in error.allowed_types:
                 return self._by_questions(transport)
             raise self._refused(["the password"], error.allowed_types) from None
-        except paramiko.AuthenticationException:
+        except paramiko.AuthenticationException as error:
+            _unless_lost(error, transport)
             raise self._refused(["the password"], []) from None
 
     def _rest(self, transport: paramiko.Transport, further: list[str]) -> list[str]:
@@ -208,7 +210,8 @@ class _Login(AuthStrategy):  # type: ignore[misc]  paramiko is untyped
 
         try:
             return self._rest(transport, transport.auth_interactive(self._hop.user, answers))
-        except paramiko.AuthenticationException:
+        except paramiko.AuthenticationException as error:
+            _unless_lost(error, transport)
             what = ["the answer to the server's question"] if self.asked else ["the password"]
             raise self._refused(what, []) from None
 
@@ -253,6 +256,12 @@ class _Login(AuthStrategy):  # type: ignore[misc]  paramiko is untyped
             f"{name}: authentication failed: {who} {what}{wants}",
             hint=f"check username and password (or key_file) in {self._door.settings.credentials / (name + SUFFIX)}",
         )
+
+
+def _unless_lost(error: paramiko.AuthenticationException, transport: paramiko.Transport) -> None:
+    """Raise `ConnectionError` if the line dropped or was silent during the login: paramiko calls that a refusal, too."""
+    if not transport.is_active() or "timeout" in str(error):
+        raise ConnectionError("closed during the login") from error
 
 
 def load_key(path: Path, passphrase: str | None, name: str) -> paramiko.PKey:

@@ -1,9 +1,10 @@
 """A connection at work through paramiko's own SFTP client: slower, but on nothing that paramiko does not promise."""
 
 import errno
+import functools
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import paramiko
 
@@ -15,6 +16,19 @@ from embmerge.remote.sftp import RemoteStat, time_limit
 from embmerge.remote.work import Download, Stretch, Work
 
 _BLOCK = 128 * 1024  # bytes that count as here at once; paramiko asks for 32 KB at a time
+_GROUP = 8  # blocks asked for at once; paramiko holds them in memory
+
+
+@functools.cache
+def _hush() -> None:
+    """The threads in which paramiko prefetches die with the line, each with a traceback; we tell of it ourselves."""
+    others = threading.excepthook
+
+    def hook(died: threading.ExceptHookArgs) -> None:
+        if not (died.thread and "_prefetch_thread" in died.thread.name):
+            others(died)
+
+    threading.excepthook = hook
 
 
 class PlainLane:
@@ -27,6 +41,7 @@ class PlainLane:
     def __init__(
         self, transport: paramiko.Transport, work: Work, *, pace: Pace, stop: threading.Event, stall_timeout: float
     ) -> None:
+        _hush()
         self._transport, self._work, self._pace, self._stop = transport, work, pace, stop
         self._stall_timeout = stall_timeout
         self.received = 0  # bytes of files
@@ -45,7 +60,8 @@ class PlainLane:
                 else:
                     self._work.wait(LOOK_AROUND)
         finally:
-            self._client.close()
+            with suppress(OSError, EOFError, paramiko.SSHException):  # the line may be gone
+                self._client.close()
 
     def _check(self, download: Download) -> None:
         try:
@@ -76,7 +92,7 @@ class PlainLane:
         """The stretch, block by block, until `stop`; `FileNotFoundError` and the like say what is wrong with a file."""
         length = self._pace.largest(_BLOCK)
         places = [(at, min(length, stretch.end - at)) for at in range(stretch.start, stretch.end, length)]
-        at_once = 1 if self._pace.limited else len(places)
+        at_once = 1 if self._pace.limited else _GROUP
         with self._line(), self._client.open(stretch.download.file.path, "rb") as file:
             for first in range(0, len(places), at_once):
                 group = places[first : first + at_once]

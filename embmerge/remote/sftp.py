@@ -15,7 +15,7 @@ import stat
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -34,7 +34,6 @@ STATUS, HANDLE, ATTRS = 101, 102, 105
 LARGEST_READ = 255 * 1024  # OpenSSH answers at most 256 KB, headers included
 SMALLEST_READ = 32 * 1024  # every server answers that
 WINDOW = 8 << 20  # what a server may send before we say that it arrived: no brake, even on a far line
-PACKET = 64 * 1024  # OpenSSH's packets end at 256 KB; fewer, larger ones cost less
 
 _SSH_FX_EOF = 1
 _ERRNO = {2: errno.ENOENT, 3: errno.EACCES, 8: errno.EOPNOTSUPP}  # SSH_FX_…; anything else is an I/O error
@@ -69,24 +68,26 @@ class SftpChannel:
         self._transport = transport
         self.largest_read = LARGEST_READ
         self._inbox = Inbox(wake_at=WINDOW // 8)
-        with time_limit(transport, stall_timeout):
-            self._channel = transport.open_session(window_size=WINDOW, max_packet_size=PACKET, timeout=stall_timeout)
-            self._begin()
+        try:
+            with time_limit(transport, stall_timeout):
+                self._channel = transport.open_session(window_size=WINDOW, timeout=stall_timeout)
+                self._begin()
+        except paramiko.ChannelException:
+            raise
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise self._lost(error) from error
 
     def _begin(self) -> None:
         channel = self._channel
         if not all(hasattr(channel.in_buffer, name) for name in ("feed", "read", "close", "read_ready")):
             raise WireError("this paramiko keeps what arrives in another way")
         channel.in_buffer = self._inbox
-        try:
-            channel.invoke_subsystem("sftp")
-            channel.sendall(struct.pack(">IBI", 5, INIT, 3))
-            answer: list[Reply] = []
-            self._then[VERSION_ID] = (answer.append, None)
-            while not answer:
-                self.wait(self._stall_timeout)
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            raise self._lost(error) from error
+        channel.invoke_subsystem("sftp")
+        channel.sendall(struct.pack(">IBI", 5, INIT, 3))
+        answer: list[Reply] = []
+        self._then[VERSION_ID] = (answer.append, None)
+        while not answer:
+            self.wait(self._stall_timeout)
         if answer[0].kind != VERSION:
             raise WireError("the server does not begin as SFTP does")
 
@@ -208,7 +209,8 @@ class SftpChannel:
     def close(self) -> None:
         """End the session. When this returns, no sink is written to any more."""
         self._inbox.shut()
-        self._channel.close()
+        with suppress(OSError, EOFError, paramiko.SSHException):  # the line may be gone
+            self._channel.close()
 
     def _ask(self, kind: int, body: bytes, then: Then, read: Read | None = None) -> None:
         number = next(self._ids) & 0x7FFFFFFF

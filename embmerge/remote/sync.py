@@ -4,6 +4,7 @@ All clusters are looked into, then it is planned and checked whether all of it c
 the same time. One that fails does not stop the others; a full disk or `stop` stops them all.
 """
 
+import itertools
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,12 +13,21 @@ from functools import partial
 from pathlib import Path
 
 from embmerge import atomic
-from embmerge.errors import DiskError, EmbmergeError, Interrupted
-from embmerge.events import ClusterDone, ClusterFailed, Observer, ShardsFound, ShardSkipped, SyncStarted, ignore
+from embmerge.errors import ConnectionLost, DiskError, EmbmergeError, Interrupted
+from embmerge.events import (
+    ClusterDone,
+    ClusterFailed,
+    Observer,
+    Retrying,
+    ShardsFound,
+    ShardSkipped,
+    SyncStarted,
+    ignore,
+)
 from embmerge.plaintext import size
 from embmerge.remote import checksum as checksums
 from embmerge.remote import manifest
-from embmerge.remote.cluster import Cluster, RemoteFile
+from embmerge.remote.cluster import Cluster, Listing, RemoteFile
 from embmerge.remote.pace import Pace
 from embmerge.remote.partial import Kept, left_behind, tidy
 from embmerge.remote.plan import Step, local_files, plan, refuse_clashes, resumable, stale
@@ -99,8 +109,7 @@ class _Run:
         """Connect, list, and compare checksums."""
         self.observer(SyncStarted(cluster.name, self.directory))
         try:
-            cluster.connect()
-            listing = cluster.listing()
+            listing = self.list(cluster)
             files = listing.shards
             if not files:
                 raise cluster.no_shards(listing)
@@ -113,6 +122,19 @@ class _Run:
             if not self.halt.is_set():
                 self.observer(ClusterFailed(cluster.name, error.message, error.hint))
             raise
+
+    def list(self, cluster: Cluster) -> Listing:
+        """What is there; a line that drops meanwhile is opened again."""
+        retries = self.settings.retries
+        for attempt in itertools.count(1):
+            cluster.connect()
+            try:
+                return cluster.listing()
+            except ConnectionLost as error:
+                if attempt > retries:
+                    raise
+                self.observer(Retrying(cluster.name, attempt, retries, 0.0, error.message))
+        raise AssertionError
 
     def plan(self, look: _Look, kept: Sequence[Kept]) -> tuple[Step, ...]:
         """What to do with each file of a cluster."""

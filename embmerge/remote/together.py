@@ -47,7 +47,7 @@ def together(
         raise Interrupted("stopped")
     if bugs:
         raise bugs[0]
-    return outcomes
+    return {name: outcomes[name] for name in work}
 
 
 def _join(threads: list[threading.Thread], stop: threading.Event) -> None:

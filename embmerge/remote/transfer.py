@@ -1,15 +1,15 @@
 """All downloads of one cluster, over as many connections as it grants, through lines that drop.
 
 A round lasts as long as a connection is at work. One that drops while others go on is opened again at once; when none
-is left, the next round starts after a pause. Pauses grow for as long as rounds bring nothing.
+is left, the next round starts after a pause. Pauses grow, and tries count, for as long as rounds bring nothing.
 """
 
-import itertools
 import math
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ import paramiko
 from embmerge.errors import ConnectError, ConnectionLost, EmbmergeError
 from embmerge.events import Detail, Observer, Retrying, Warned
 from embmerge.plaintext import printable
+from embmerge.remote import retry
 from embmerge.remote.cluster import Cluster
 from embmerge.remote.lane import LOOK_AROUND, ON_THE_WAY, FastLane
 from embmerge.remote.pace import Pace
 from embmerge.remote.plainlane import PlainLane
-from embmerge.remote.retry import persistently
 from embmerge.remote.sftp import SftpChannel, WireError
 from embmerge.remote.transport import without_gcm
 from embmerge.remote.verification import Expected, finish_all
@@ -32,7 +32,7 @@ from embmerge.settings import Settings
 
 _BYTES_A_LANE = 8 << 20  # below that, a further login costs more than it brings
 _FILES_A_LANE = 16
-_ENOUGH = 1 << 20  # bytes of a round after which the next one needs no pause
+_SECOND_CHANCE = 0.5  # seconds until a refused connection is asked for again: sshd refuses at random when it is busy
 _GO_ON = "run the same command again when the network is back: what is here is kept"
 _END_WITHIN = 1.0  # seconds that connections get to end after `halt`; those that hang in a system call are left
 
@@ -74,7 +74,7 @@ class Transfer:
         finisher.start()
         try:
             while not self._over():
-                persistently(
+                retry.persistently(
                     self._round,
                     cluster=self._cluster.name,
                     retries=self._settings.retries,
@@ -91,7 +91,7 @@ class Transfer:
         return self._work.over or self._halt.is_set()
 
     def _round(self) -> None:
-        """Have connections at work until all are done or lost. Raises `ConnectError` if they brought too little."""
+        """Have connections at work until all are done or lost. Raises `ConnectError` if they brought nothing."""
         self._problems.clear()
         before = self._work.received
         main = self._cluster.connection if self._cluster.connection.is_connected else None
@@ -111,15 +111,16 @@ class Transfer:
         lost = self._problems[-1]
         if self._cluster.single:
             raise ConnectError(f"{lost.message}; another connection needs another code", hint=_GO_ON)
-        if self._work.received - before < _ENOUGH:
+        if self._work.received == before:
             raise ConnectionLost(lost.message, hint=_GO_ON)
-        self._observer(Retrying(self._cluster.name, 1, self._settings.retries, 0.0, lost.message))
+        pause = retry.FIRST_PAUSE * random.uniform(0.5, 1.0)  # noqa: S311  no secret
+        self._observer(Retrying(self._cluster.name, 1, self._settings.retries, pause, lost.message))
+        self._halt.wait(pause)
 
     def _lane(self, connection: Any = None) -> None:
         """One connection after the other, for as long as each brings something while others are at work."""
-        for attempt in itertools.count():
-            if self._over():
-                return
+        refused = False
+        while not self._over():
             try:
                 connection = connection or self._cluster.another()
                 lane = self._open(connection)
@@ -128,8 +129,11 @@ class Transfer:
                     connection = None  # all its sessions may be taken, or it was lost since
                     continue
                 self._close(connection)
-                self._refused(error, warn=attempt == 0)
-                return
+                connection = None
+                if self._is_refused(error, again=refused):
+                    return
+                refused = True
+                continue
             once_more = self._fetch(lane)
             if not self._cluster.single:
                 self._close(connection)
@@ -175,7 +179,8 @@ class Transfer:
 
     def _close(self, connection: Any) -> None:
         if connection and connection is not self._cluster.connection:
-            connection.close()
+            with suppress(OSError, EOFError, paramiko.SSHException):  # the line may be gone
+                connection.close()
 
     @contextmanager
     def _one_more_at_work(self) -> Iterator[None]:
@@ -187,15 +192,19 @@ class Transfer:
             with self._lock:
                 self._at_work -= 1
 
-    def _lost(self, error: ConnectionLost) -> None:
-        self._problems.append(ConnectionLost(f"{self._cluster.name}: {error.message}"))
+    def _lost(self, error: EmbmergeError) -> None:
+        name = f"{self._cluster.name}: "
+        self._problems.append(error if error.message.startswith(name) else type(error)(name + error.message))
         self._observer(Detail(error.message, self._cluster.name))
 
-    def _refused(self, error: EmbmergeError, *, warn: bool) -> None:
-        """One connection less. Said if the server seems not to want as many as were asked for."""
-        self._problems.append(error)
-        if warn and self._at_work:
+    def _is_refused(self, error: EmbmergeError, *, again: bool) -> bool:
+        """Whether there is no point in another try: nothing else works, or the server does not want so many."""
+        self._lost(error)
+        if again and self._at_work:
             self._warn(f"goes on with fewer connections than the {self._count} asked for: {error.message}")
+        elif not again:
+            self._halt.wait(_SECOND_CHANCE)
+        return again or not self._at_work
 
     def _be_plain(self, error: WireError) -> None:
         self._plain = True

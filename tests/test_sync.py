@@ -1,0 +1,240 @@
+"""What `sync` decides and does, against an embedded server."""
+
+import hashlib
+import json
+import os
+import threading
+
+import pytest
+
+from embmerge.errors import ConnectError, DiskError, Interrupted, LocalDataError, RemoteDataError
+from embmerge.events import ClusterDone, ClusterFailed, ShardFetched, ShardSkipped, ShardStarted, SyncStarted, Warned
+from embmerge.remote import retry
+from tests.syncing import MB, Lab, partials, write_shard
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch):
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
+
+
+@pytest.fixture
+def lab(tmp_path):
+    with Lab(tmp_path) as lab:
+        yield lab
+
+
+both_ways = pytest.mark.parametrize("transfer", ["fast", "plain"])
+
+
+@both_ways
+def test_shards_arrive_whole_and_under_their_own_names(lab, transfer):
+    lab.shards(3, rows=700)
+    result = lab.sync(transfer=transfer)
+    assert result.error is None
+    assert lab.same() == {"cluster0_gpu0.pkl", "cluster0_gpu1.pkl", "cluster0_gpu2.pkl"}
+    assert not (lab.local / ".partial").exists()
+
+
+@both_ways
+def test_many_small_shards_arrive(lab, transfer):
+    lab.shards(80, rows=1, dim=8)
+    assert lab.sync(transfer=transfer).error is None
+    assert len(lab.same()) == 80
+
+
+def test_a_large_shard_comes_over_all_connections(lab):
+    lab.shards(1, rows=33_000)  # 32 MB
+    assert lab.sync(connections=4).error is None
+    assert lab.same()
+    assert lab.relay.connections == 4
+
+
+def test_an_unchanged_shard_is_skipped(lab):
+    lab.shards(2)
+    lab.sync()
+    lab.events.clear()
+    result = lab.sync()
+    assert [step.action for step in result.clusters[0].steps] == ["skip", "skip"]
+    assert len(lab.seen(ShardSkipped)) == 2
+    assert not lab.seen(ShardStarted)
+
+
+def test_a_changed_shard_is_fetched_again(lab):
+    (path,) = lab.shards(1)
+    lab.sync()
+    write_shard(path, rows=80, seed=9)
+    result = lab.sync()
+    assert [step.action for step in result.clusters[0].steps] == ["refetch"]
+    assert lab.same()
+
+
+def test_a_shard_has_the_mtime_of_the_remote_one(lab):
+    (path,) = lab.shards(1)
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    lab.sync()
+    assert (lab.local / path.name).stat().st_mtime == 1_700_000_000
+
+
+def test_events_tell_the_story_in_order(lab):
+    lab.shards(1)
+    lab.sync()
+    kinds = [type(event) for event in lab.events]
+    story = [SyncStarted, ShardStarted, ShardFetched, ClusterDone]
+    assert [kind for kind in kinds if kind in story] == story
+
+
+def test_the_manifest_says_where_each_shard_came_from(lab):
+    (path,) = lab.shards(1)
+    lab.sync()
+    entry = json.loads((lab.local / "manifest.json").read_text())["shards"][path.name]
+    assert (entry["cluster"], entry["path"], entry["range"]) == ("a", "/out/cluster0_gpu0.pkl", [0, 64])
+    assert entry["size"] == path.stat().st_size
+
+
+def test_the_manifest_has_the_sha256_of_the_bytes(lab):
+    (path,) = lab.shards(1, rows=5000)
+    lab.sync(connections=4)
+    entry = json.loads((lab.local / "manifest.json").read_text())["shards"][path.name]
+    assert entry["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_dry_run_downloads_nothing_and_says_what_it_would(lab):
+    lab.shards(2)
+    result = lab.sync(dry_run=True)
+    assert not lab.local.exists()
+    assert "cluster0_gpu1.pkl: fetch" in str(result)
+    assert str(result).splitlines()[-1].startswith("Would fetch 2: ")
+
+
+def test_a_dry_run_knows_the_last_rate(lab):
+    lab.shards(1, rows=4000)
+    lab.sync()
+    (lab.local / "cluster0_gpu0.pkl").unlink()
+    assert "at the last known rate" in str(lab.sync(dry_run=True))
+
+
+def test_two_clusters_with_the_same_name_are_refused_before_anything_is_downloaded(lab, tmp_path):
+    lab.shards(1)
+    with Lab(tmp_path, name="b") as other:
+        other.shards(1)
+        with pytest.raises(RemoteDataError, match=r"cluster0_gpu0\.pkl is offered by both a and b"):
+            lab.sync(others=[other])
+    assert not lab.local.exists()
+
+
+def test_one_failing_cluster_does_not_stop_the_other(lab, tmp_path):
+    lab.shards(1)
+    with Lab(tmp_path, name="b") as other:
+        result = lab.sync(others=[other])
+    assert lab.same() == {"cluster0_gpu0.pkl"}
+    assert isinstance(result.error, RemoteDataError)
+    assert [event.cluster for event in lab.seen(ClusterFailed)] == ["b"]
+    assert [event.cluster for event in lab.seen(ClusterDone)] == ["a"]
+
+
+def test_a_folder_in_the_place_of_a_shard_is_an_error(lab):
+    lab.shards(1)
+    (lab.local / "cluster0_gpu0.pkl").mkdir(parents=True)
+    with pytest.raises(LocalDataError, match="is a folder"):
+        lab.sync()
+
+
+def test_free_disk_is_checked_before_the_first_byte(lab):
+    path = lab.remote / "cluster0_gpu0.pkl"
+    with path.open("wb") as file:
+        file.truncate(8 << 40)
+    with pytest.raises(DiskError, match="free"):
+        lab.sync()
+    assert not lab.seen(ShardStarted)
+
+
+def test_a_file_that_is_no_shard_is_not_taken(lab):
+    (lab.remote / "cluster0_gpu0.pkl").write_bytes(b"not a pickle at all" * 1000)
+    result = lab.sync()
+    assert isinstance(result.error, RemoteDataError)
+    assert lab.same() == set()
+    assert not partials(lab.local)
+
+
+def test_a_header_that_verify_remote_did_not_see_is_refused(lab):
+    (path,) = lab.shards(1)
+    settings = lab.settings()
+    cluster = lab.cluster(settings)
+    cluster.connect()
+    headers = {file.name: header for file, header in cluster.headers(cluster.listing().shards)}
+    cluster.close()
+    write_shard(path, start=64)
+    result = lab.sync(headers=headers)
+    assert "another header" in result.error.message
+    assert lab.same() == set()
+
+
+def test_checksum_fetches_what_differs_whatever_size_and_mtime_say(lab):
+    (path, _) = lab.shards(2)
+    lab.sync()
+    local = lab.local / path.name
+    facts = local.stat()
+    local.write_bytes(b"\0" * facts.st_size)
+    os.utime(local, (facts.st_mtime, facts.st_mtime))
+    assert [step.action for step in lab.sync().clusters[0].steps] == ["skip", "skip"]
+    assert [step.action for step in lab.sync(checksum=True).clusters[0].steps] == ["refetch", "skip"]
+    assert len(lab.same()) == 2
+
+
+def test_checksum_without_a_shell_is_a_connect_error(tmp_path):
+    lab = Lab(tmp_path)
+    lab.server._shell = None
+    with lab:
+        lab.shards(1)
+        result = lab.sync(checksum=True, stall_timeout=1)
+    assert isinstance(result.error, ConnectError)
+    assert result.error.exit_code == 3
+    assert "no shell with sha256sum" in result.error.message
+
+
+def test_a_limited_rate_is_kept(lab):
+    lab.shards(1, rows=1000)  # 1 MB
+    result = lab.sync(limit_rate=2 * MB)
+    assert lab.same()
+    assert result.seconds > 0.4
+
+
+def test_stop_ends_within_two_seconds_and_keeps_what_is_here(lab):
+    lab.shards(2, rows=8000)
+    lab.relay.call_after(6 * MB, lab.stop.set)
+    stopped = threading.Event()
+    lab.relay.rate = 8 * MB
+    with pytest.raises(Interrupted, match=r"MB of unfinished ones are kept") as caught:
+        lab.sync()
+    stopped.set()
+    assert caught.value.exit_code == 130
+    lab.stop.clear()
+    lab.relay.rate = None
+    before = lab.relay.passed
+    assert lab.sync().error is None
+    assert len(lab.same()) == 2
+    assert lab.relay.passed - before < 12 * MB
+
+
+def test_a_second_sync_at_the_same_time_harms_nothing(lab):
+    lab.shards(3, rows=4000)
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(lab.sync())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [result.error for result in results] == [None, None]
+    assert len(lab.same()) == 3
+    assert not partials(lab.local)
+
+
+def test_no_aes_gcm_is_said_once(tmp_path):
+    with Lab(tmp_path, options={"encryption_algs": ["aes128-ctr"]}) as lab:
+        lab.shards(2, rows=9000)
+        assert lab.sync(connections=3).error is None
+        assert lab.same()
+        assert [event.text for event in lab.seen(Warned) if "AES-GCM" in event.text] == [
+            "the server offers no AES-GCM; aes128-ctr is slower"
+        ]
