@@ -7,7 +7,7 @@ _CONTROL = re.compile(r"\x1b\[(\??[\d;]*)([A-Za-z])|(\r)|(\n)|([^\x1b\r\n])", re
 
 
 class Terminal(io.StringIO):
-    """Understands line breaks, wrapping, cursor up, erase to the end, colours (`styles` counts them) and the cursor."""
+    """Understands line breaks, wrapping, cursor up, erasing a line, colours (`styles` counts them) and the cursor."""
 
     encoding = "utf-8"
 
@@ -33,8 +33,8 @@ class Terminal(io.StringIO):
                 self._put(character)
             elif command == "A":
                 self.row = max(0, self.row - int(argument or 1))
-            elif command == "J":
-                self.rows[self.row :] = [self.rows[self.row][: self.column]]
+            elif command == "K" and argument == "2":
+                self.rows[self.row] = ""
             elif command == "m":
                 self.styles += 1
             elif command in "hl" and argument == "?25":
@@ -45,7 +45,9 @@ class Terminal(io.StringIO):
 
     def narrow(self, width):
         """Make the window narrower, as most terminals do: what stands there is broken anew."""
-        self.rows = [row[at : at + width] for row in self.rows for at in range(0, max(1, len(row)), width)]
+        self.rows = [
+            row[at : at + width] for row in self.rows[: self.row + 1] for at in range(0, max(1, len(row)), width)
+        ]
         self.width, self.row, self.column = width, len(self.rows) - 1, len(self.rows[-1])
 
     @property

@@ -44,8 +44,8 @@ def _(event: e.Connecting, board: Board) -> list[str]:
 @lines.register
 def _(event: e.HostKeyAccepted, board: Board) -> list[str]:  # noqa: ARG001
     return [
-        f"! {event.host} was unknown; its {event.key_type} key {event.fingerprint}",
-        f"  is accepted from now on ({event.known_hosts})",
+        f"! new host key {event.fingerprint}",
+        f"  of {event.host} ({event.key_type}), kept in {event.known_hosts}",
     ]
 
 

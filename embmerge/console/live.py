@@ -91,10 +91,9 @@ class LiveScreen:
         """
         columns = shutil.get_terminal_size().columns
         rows = sum(max(1, -(-cell_len(line) // columns)) for line in self._drawn)
-        if rows:
-            up = [(ControlType.CURSOR_UP, rows - 1)] if rows > 1 else []
-            self._rich.control(Control(ControlType.CARRIAGE_RETURN, *up))
-            self._rich.out("\x1b[J", end="", highlight=False)
+        up = [(ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2)] * (rows - 1)
+        if rows:  # line by line: tmux takes "erase all below" for a reason to keep it in its history
+            self._rich.control(Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2), *up))
         self._drawn = []
 
 

@@ -15,11 +15,11 @@ _NAMES_SHOWN = 5
 _COLUMNS = (
     Column("file"),
     Column("size", right=True),
-    Column("rows", right=True),
+    Column("rows", right=True, goes=2),
     Column("range"),
-    Column("dim", right=True, once=True, goes=3),
-    Column("dtype", once=True, goes=2),
-    Column("model", once=True, least=12, goes=4),
+    Column("dim", right=True, once=True, goes=4),
+    Column("dtype", once=True, goes=3),
+    Column("model", once=True, least=12, goes=5),
     Column("written at", goes=1),
     Column("verdict", least=11),
 )
@@ -31,8 +31,11 @@ def survey_lines(survey: "Survey", width: int | None) -> list[str]:
     lines += ["", "COVERAGE", *_coverage(survey)]
     missing = [each.cluster for each in survey.clusters if each.error]
     if survey.ok:
-        held = "all rows" if not survey.coverage.left else "what these clusters hold"
-        verdict = f"✓ A merge would succeed: {held}, {survey.coverage.rows:,} in {_shards(survey.coverage)}"
+        rows = f"{survey.coverage.rows:,} rows in {_shards(survey.coverage)}"
+        if survey.coverage.left:
+            verdict = f"✓ All is well with {rows}; other clusters have the rest"
+        else:
+            verdict = f"✓ A merge would succeed: {rows}"
     elif missing:
         verdict = f"✗ Nobody can tell whether a merge would succeed: {', '.join(missing)} could not be looked into"
     else:
@@ -97,7 +100,7 @@ def _coverage(survey: "Survey") -> list[str]:
         lines.append(f"  · {rows} are left for other clusters")
     if survey.articles is not None and coverage.end > survey.articles:
         extra = coverage.end - survey.articles
-        lines.append(f"  · {survey.articles:,} articles; {extra:,} rows after the last one are no articles")
+        lines.append(f"  · {survey.articles:,} articles; the last {extra:,} rows are left out")
     elif survey.articles is not None:
         lines.append(f"  · {survey.articles:,} articles")
     return lines

@@ -17,7 +17,7 @@ from embmerge.remote.firsthop import Hop, first_hop
 from embmerge.remote.ladder import Ladder, Rung
 from embmerge.remote.login import Ask
 from embmerge.remote.plan import local_files
-from embmerge.remote.rungs import open_tcp, read_banner, read_rate, resolve
+from embmerge.remote.rungs import READ, open_tcp, read_banner, read_rate, resolve
 from embmerge.settings import Settings
 from embmerge.shard import ShardHeader
 
@@ -109,7 +109,7 @@ class Climb:
                 self._host_key("is the one that is known")
             self.ladder.breaks("login", error, ssh, self.name)
         key = cluster.connection.transport.get_remote_server_key()
-        self._host_key(f"{key.get_name()} {key.fingerprint}, as known")
+        self._host_key(f"{key.fingerprint}, as known")
         factor = ", with a second factor" if cluster.single else ""
         text = f"as {printable(cluster.connection.user)}{factor}"
         self.ladder.add(Rung(self.name, "login", ok=True, text=text))
@@ -117,7 +117,7 @@ class Climb:
     def _host_key(self, text: str) -> None:
         if self.accepted:
             key = self.accepted[-1]
-            text = f"{key.key_type} {key.fingerprint} was unknown, and is accepted from now on ({key.known_hosts})"
+            text = f"{key.fingerprint}, new; kept in {key.known_hosts}"
         self.ladder.add(Rung(self.name, "host key", ok=True, text=text))
 
     def _headers(self, cluster: Cluster, listing: Listing) -> tuple[ShardHeader, ...]:
@@ -136,9 +136,10 @@ class Climb:
             nbytes, rate, trip = read_rate(cluster, largest, self.settings)
             limit = self.settings.limit_rate
             todo = missing(self.settings.embeddings, [listing])
-            told = f"{size(nbytes)} at {size(rate)}/s, a round trip takes {trip * 1000:.1f} ms"
             seconds = todo / min(rate, limit or rate)
-            found.append(f"{told}; a sync of {size(todo)} will take about {duration(seconds)}")
+            only = f" over {size(nbytes)}" if nbytes < READ else ""
+            found.append(f"{size(rate)}/s{only}, round trip {trip * 1000:.1f} ms")
+            found.append(f"{size(todo)} to sync will take {duration(seconds)}" if todo else "nothing to sync")
 
     def _rung(self, name: str, command: str) -> AbstractContextManager[list[str]]:
         return self.ladder.rung(name, command, self.name)
