@@ -166,6 +166,14 @@ def test_whatever_a_result_holds_becomes_json():
     }
 
 
+def test_a_result_is_parted_from_what_follows():
+    out, err = streams()
+    console = Console(PlainScreen(out, err))
+    console.show(CountResult(5, Path("x")))
+    console(e.MergeStarted(2))
+    assert out.getvalue() == "5 rows counted\n\nMERGING EMBEDDINGS\nLoading 2 checkpoint files...\n"
+
+
 def test_a_heartbeat_comes_after_thirty_silent_seconds():
     clock, out = Clock(), io.StringIO()
     console = Console(PlainScreen(out, out), clock=clock)

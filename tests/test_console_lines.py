@@ -50,7 +50,6 @@ def test_a_merge_reads_as_promised():
         e.Saving(Path("merged/embeddings.pkl")),
         e.Saved(Path("merged/embeddings.pkl"), 250_000, int(788.42 * MB)),
     ) == [
-        "",
         "MERGING EMBEDDINGS",
         "Loading 16 checkpoint files...",
         "  [1/16] cluster1_gpu0.pkl... ✓ (15625 items, dim=768)",

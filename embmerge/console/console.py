@@ -51,6 +51,7 @@ class Console:
         self._closed = threading.Event()
         self._printed_at = clock()
         self._last = ""  # the last line of the last result: all that --quiet leaves of it
+        self._parted = True
         self._rungs: list[str] = []  # what broke on doctor's ladder, which is read as a whole
         self._failure = ""  # the error that was printed last, if nothing was printed since
 
@@ -114,6 +115,7 @@ class Console:
             failed = isinstance(event, ClusterFailed)
             broken = isinstance(event, Checked) and event.ok is False
             if said and (failed or broken or not self._quiet):
+                self._part()
                 self._write([self._prefix(cluster) + line for line in said], error=failed or (broken and self._quiet))
             if isinstance(event, ClusterFailed):
                 self._failure = event.message
@@ -136,6 +138,7 @@ class Console:
             self._last = next((line.strip() for line in reversed(said) if line.strip()), "")
             if said and not self._quiet:
                 self._write(said)
+                self._parted = False
 
     def error(self, error: EmbmergeError) -> None:
         """Print an error and what to do next; the first one is the JSON document's."""
@@ -192,6 +195,12 @@ class Console:
             self._screen.write(text, error=error)
         else:
             self._held.append((text, error))
+
+    def _part(self) -> None:
+        """Leave a line free between a result and what follows it."""
+        if not self._parted and not self._quiet:
+            self._parted = True
+            self._write([""])
 
     def _prefix(self, cluster: str) -> str:
         names = {*self._board.clusters, cluster}

@@ -128,7 +128,7 @@ def _(event: e.ShardFailed, board: Board) -> list[str]:  # noqa: ARG001
 
 @lines.register
 def _(event: e.MergeStarted, board: Board) -> list[str]:  # noqa: ARG001
-    return ["", "MERGING EMBEDDINGS", f"Loading {event.count} checkpoint files..."]
+    return ["MERGING EMBEDDINGS", f"Loading {event.count} checkpoint files..."]
 
 
 @lines.register
