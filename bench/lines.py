@@ -1,0 +1,139 @@
+"""Lines to measure on: two OpenSSH servers on this machine, at loopback's speed or at a distance.
+
+A distance is made by `tc netem` in a network namespace where root may do that, else by a relay in a process of its own.
+"""
+
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+_SPACE, _HERE, _THERE = "embmerge-bench", "10.213.37.1", "10.213.37.2"
+_WAIT = 10.0  # seconds for a server to listen
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How far and how bad: round trip in ms, Mbit/s of each server's line (0: no limit), loss in percent."""
+
+    name: str
+    rtt: float = 0.0
+    mbit: float = 0.0
+    loss: float = 0.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """Where the two servers are reached, and by which key."""
+
+    host: str
+    ports: tuple[int, ...]
+    user: str
+    key: Path
+
+
+@contextmanager
+def line(condition: Condition, folder: Path, servers: int = 2) -> Iterator[Line]:
+    """Two servers, reached as `condition` says; `folder` is for keys. Raises `OSError` where that cannot be had."""
+    key, host_key = folder / "user_key", folder / "host_key"
+    for path in (key, host_key):
+        if not path.exists():
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+    far = condition.rtt or condition.mbit or condition.loss
+    with ExitStack() as stack:
+        netem = bool(far) and stack.enter_context(_namespace(condition))
+        if condition.loss and not netem:
+            raise OSError("loss needs tc netem, and root")
+        address = _THERE if netem else "127.0.0.1"
+        ports = [stack.enter_context(_sshd(folder, address, inside=netem)) for _ in range(servers)]
+        if far and not netem:
+            ports = [stack.enter_context(_relay(port, condition)) for port in ports]
+        yield Line(address, tuple(ports), getpass.getuser(), key)
+
+
+@contextmanager
+def _sshd(folder: Path, address: str, *, inside: bool) -> Iterator[int]:
+    program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+    if not program:
+        raise OSError("there is no sshd here: install OpenSSH's server")
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = int(free.getsockname()[1])
+    config = folder / f"sshd-{port}"
+    config.write_text(
+        f"Port {port}\nListenAddress {address}\nHostKey {folder / 'host_key'}\nPidFile none\nStrictModes no\n"
+        f"AuthorizedKeysFile {folder / 'user_key.pub'}\nPasswordAuthentication no\nUsePAM no\n"
+        "Subsystem sftp internal-sftp\n"
+    )
+    command = [program, "-D", "-e", "-f", str(config)]
+    with _running([*_inside(), *command] if inside else command):
+        _listening(address, port)
+        yield port
+
+
+@contextmanager
+def _relay(port: int, condition: Condition) -> Iterator[int]:
+    command = [sys.executable, "-m", "tests.relay", str(port), "--delay-ms", str(condition.rtt / 2)]
+    command += ["--mbit", str(condition.mbit)]
+    with _running(command, talking=True) as relay:
+        assert relay.stdout
+        yield int(relay.stdout.readline())
+
+
+@contextmanager
+def _namespace(condition: Condition) -> Iterator[bool]:
+    """Whether there is a namespace that is as far away as `condition` says."""
+    shape = ["netem", "delay", f"{condition.rtt / 2}ms", "limit", "100000"]
+    shape += ["loss", f"{condition.loss}%"] if condition.loss else []
+    shape += ["rate", f"{condition.mbit}mbit"] if condition.mbit else []
+    setup = [
+        ["ip", "netns", "add", _SPACE],
+        ["ip", "link", "add", "embbench0", "type", "veth", "peer", "name", "embbench1", "netns", _SPACE],
+        ["ip", "addr", "add", f"{_HERE}/24", "dev", "embbench0"],
+        ["ip", "link", "set", "embbench0", "up"],
+        [*_inside(), "ip", "addr", "add", f"{_THERE}/24", "dev", "embbench1"],
+        [*_inside(), "ip", "link", "set", "embbench1", "up"],
+        ["tc", "qdisc", "add", "dev", "embbench0", "root", *shape],
+        [*_inside(), "tc", "qdisc", "add", "dev", "embbench1", "root", *shape],
+    ]
+    able = os.getuid() == 0 and all(map(shutil.which, ("ip", "tc")))
+    try:
+        yield able and all(subprocess.run(each, capture_output=True, check=False).returncode == 0 for each in setup)
+    finally:
+        if able:
+            subprocess.run(["ip", "netns", "del", _SPACE], capture_output=True, check=False)
+
+
+def _inside() -> list[str]:
+    return ["ip", "netns", "exec", _SPACE]
+
+
+@contextmanager
+def _running(command: list[str], *, talking: bool = False) -> Iterator["subprocess.Popen[bytes]"]:
+    pipe = subprocess.PIPE if talking else subprocess.DEVNULL
+    process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _listening(address: str, port: int) -> None:
+    """Wait until somebody listens there."""
+    deadline = time.monotonic() + _WAIT
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex((address, port)) == 0:
+                return
+        time.sleep(0.02)
+    raise OSError(f"sshd does not listen on {address}:{port}")
