@@ -1,0 +1,169 @@
+"""`invoke report`: may this merged file be used, and why? The figures, a verdict on them, and a page with both."""
+
+import platform
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from embmerge import atomic
+from embmerge.errors import LocalDataError
+from embmerge.events import Observer, Saving, ignore
+from embmerge.mergedfile import open_merged
+from embmerge.plaintext import printable
+from embmerge.report.neighbours import Neighbours, choose, neighbours
+from embmerge.report.statistics import Statistics, measure, odd_shards
+
+_ASKED = 10  # articles whose neighbours are shown
+_HUDDLED = 0.9  # mean cosine of random pairs above which a space tells little apart
+_NAMED = 3  # rows in a finding
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing worth knowing: an error means that the file should not be used, a warning that somebody should look."""
+
+    severity: Severity
+    text: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the page shows. `titles` are those of rows that findings name; `output` is the page."""
+
+    path: Path
+    output: Path
+    verdict: str
+    findings: tuple[Finding, ...]
+    statistics: Statistics
+    neighbours: tuple[Neighbours, ...]
+    titles: Mapping[int, str]
+    metadata: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing speaks against using the file."""
+        return all(finding.severity != "error" for finding in self.findings)
+
+
+def report(
+    path: Path,
+    *,
+    output: Path | None = None,
+    article: str | None = None,
+    sample: int = 5000,
+    seed: int = 0,
+    observer: Observer = ignore,
+) -> Report:
+    """Measure the merged file `path` and write the page beside it (or to `output`).
+
+    `article` asks for the neighbours of one title instead of ten random ones. `sample` rows, drawn by `seed`, show the
+    shape of the space. Peak memory is some 300 MB, whatever the number of rows, and the titles.
+
+    Raises `LocalDataError` (no merged file, no such article), `UsageError` (matplotlib is missing), `DiskError`.
+    """
+    from embmerge.report.page import page  # noqa: PLC0415  matplotlib is an extra
+
+    place = output or path.with_name(f"{path.stem}.report.html")
+    with closing(open_merged(path)) as merged:
+        if not merged.shape[0]:
+            raise LocalDataError(f"{path} holds no rows")
+        titles = [str(each["title"]) for each in merged.articles()]
+        ranges = _ranges(merged.metadata, merged.shape[0], path)
+        asked = choose(titles, count=_ASKED, seed=seed, article=article)
+        statistics = measure(merged, ranges, sample=sample, seed=seed)
+        nearest = neighbours(merged, titles, asked)
+        metadata = merged.metadata
+    findings = judge(statistics, titles, metadata["chunk_info"])
+    named = {*statistics.nan_rows, *statistics.zero_rows, *(row for row, _ in statistics.outliers)}
+    named |= {row for pair in statistics.duplicates for row in pair}
+    done = Report(
+        path=path,
+        output=place,
+        verdict=_verdict(findings),
+        findings=findings,
+        statistics=statistics,
+        neighbours=nearest,
+        titles={row: titles[row] for row in sorted(named)},
+        metadata=metadata,
+        versions=_versions(),
+    )
+    observer(Saving(place))
+    atomic.write_bytes(place, page(done).encode("utf-8", "replace"))
+    return done
+
+
+def judge(statistics: Statistics, titles: list[str], chunks: list[Mapping[str, Any]]) -> tuple[Finding, ...]:
+    """What `statistics` mean; a pure function. `titles` by row, `chunks` as many as its shards."""
+
+    def some(rows: tuple[int, ...], count: int) -> str:
+        named = ", ".join(f"{row:,} ({printable(titles[row], 60)})" for row in rows[:_NAMED])
+        return named + (f" and {count - _NAMED:,} more" if count > _NAMED else "")
+
+    def shard(number: int) -> str:
+        chunk = chunks[number]
+        where = printable(chunk.get("cluster"), 40) if isinstance(chunk.get("cluster"), str) else "unknown cluster"
+        return f"{printable(Path(str(chunk.get('filepath', ''))).name, 60)} ({where})"
+
+    s = statistics
+    found = []
+    if s.nan_count:
+        found.append(Finding("error", f"{s.nan_count:,} rows have NaN or Inf: {some(s.nan_rows, s.nan_count)}"))
+    found += [
+        Finding("error", f"{shard(a)} and {shard(b)} hold nearly the same rows: one shard was probably written twice")
+        for a, b in s.alike_shards
+    ]
+    found += [
+        Finding("warning", f"{shard(number)} is unlike the others: {why}") for number, why in odd_shards(s.shards)
+    ]
+    if s.zero_count:
+        found.append(Finding("warning", f"{s.zero_count:,} rows are all zeros: {some(s.zero_rows, s.zero_count)}"))
+    if s.duplicate_count:
+        a, b = s.duplicates[0]
+        pair = f"rows {a:,} ({printable(titles[a], 60)}) and {b:,} ({printable(titles[b], 60)})"
+        found.append(Finding("warning", f"{s.duplicate_count:,} rows repeat an earlier row exactly, such as {pair}"))
+    if s.outliers:
+        rows = tuple(row for row, _ in s.outliers)
+        found.append(Finding("warning", f"norms far from all others: rows {some(rows, len(rows))}"))
+    if s.space.mean_cosine > _HUDDLED:
+        text = f"all vectors point the same way: random pairs have a mean cosine of {s.space.mean_cosine:.3f}"
+        found.append(Finding("warning", text))
+    if s.unit_norm:
+        found.append(Finding("note", "all norms are 1: this model writes unit vectors, so dot products are cosines"))
+    return tuple(found)
+
+
+def _verdict(findings: tuple[Finding, ...]) -> str:
+    errors = sum(finding.severity == "error" for finding in findings)
+    warnings = sum(finding.severity == "warning" for finding in findings)
+    if errors:
+        return f"Do not use this file: {errors} finding{'s' * (errors > 1)} speak{'s' * (errors == 1)} against it."
+    if warnings:
+        return f"Usable, but look at {warnings} finding{'s' * (warnings > 1)} first."
+    return "Usable: nothing speaks against it."
+
+
+def _ranges(metadata: Mapping[str, Any], rows: int, path: Path) -> list[tuple[int, int]]:
+    """The rows of each shard, cut to those in the file."""
+    ranges = []
+    for chunk in metadata["chunk_info"]:
+        start, end = chunk.get("start_index"), chunk.get("end_index")
+        if type(start) is not int or type(end) is not int or not 0 <= start <= end:
+            raise LocalDataError(f"{path}: its chunk_info has no row ranges", hint="merge it again")
+        ranges.append((min(start, rows), min(end, rows)))
+    return ranges
+
+
+def _versions() -> dict[str, str]:
+    try:
+        own = version("embmerge")
+    except PackageNotFoundError:
+        own = "from a checkout"
+    return {"embmerge": own, "Python": platform.python_version(), "numpy": np.__version__}

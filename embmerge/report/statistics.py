@@ -1,0 +1,255 @@
+"""What a merged file's rows say about themselves, gathered in one pass over blocks of rows.
+
+Nothing here knows titles or pages. The whole array is never held: of each row its norm and a 64-bit fingerprint stay
+(16 bytes), of each shard its mean and a few rows, and of all rows a seeded sample.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embmerge.mergedfile import Merged
+from embmerge.mergedfile.rawrows import blocks
+from embmerge.quality import row_norms
+
+Floats = npt.NDArray[np.float64]
+
+PROBES = 16  # rows of each shard, at equal relative places, that tell two shards apart
+_BLOCK = 4 << 20  # bytes of rows looked at at once
+_PAIRS = 20  # duplicate pairs that are confirmed and named
+_OUTLIERS = 10
+_ODD = 8.0  # robust standard deviations beyond which a norm is called an outlier
+_MAD = 1.4826  # median absolute deviation to standard deviation, for normal data
+_ALIKE = 0.999  # cosine of two rows that count as the same
+_UNIT = 1e-3  # how far from 1 the norms of a unit-norm model may be
+
+
+@dataclass(frozen=True)
+class ShardFigures:
+    """One shard's rows `[start, end)`: its norms, and how far its mean vector lies from all rows' (in their spread)."""
+
+    start: int
+    end: int
+    mean_norm: float
+    std_norm: float
+    shift: float
+    histogram: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Space:
+    """The shape of the space, on a sample of rows: `spectrum` are shares of the variance, greatest first.
+
+    `mean_cosine` is that of random pairs. `points` are the sample's two principal components, `rows` their rows.
+    """
+
+    mean_cosine: float
+    effective_dimension: float
+    spectrum: tuple[float, ...]
+    rows: tuple[int, ...]
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """All figures. Rows are counted in the whole file; `duplicates` are pairs of rows, a group's first row first."""
+
+    shape: tuple[int, int]
+    dtype: str
+    min_norm: float
+    max_norm: float
+    mean_norm: float
+    std_norm: float
+    unit_norm: bool
+    nan_rows: tuple[int, ...]
+    nan_count: int
+    zero_rows: tuple[int, ...]
+    zero_count: int
+    duplicates: tuple[tuple[int, int], ...]
+    duplicate_count: int
+    outliers: tuple[tuple[int, float], ...]
+    edges: tuple[float, ...]
+    histogram: tuple[int, ...]
+    shards: tuple[ShardFigures, ...]
+    alike_shards: tuple[tuple[int, int], ...]
+    space: Space
+
+
+def measure(merged: Merged, ranges: Sequence[tuple[int, int]], *, sample: int, seed: int) -> Statistics:
+    """The statistics of `merged`, whose shards hold the row `ranges`; `sample` rows, drawn by `seed`, for the space."""
+    rows, dim = merged.shape
+    norms, prints = np.empty(rows), np.empty(rows, np.uint64)
+    random = np.random.default_rng(seed)
+    chosen = np.sort(random.choice(rows, min(sample, rows), replace=False))
+    drawn = np.empty((len(chosen), dim), np.float32)
+    probes = [_probe_rows(start, end) for start, end in ranges]
+    probed = [np.zeros((len(each), dim), np.float32) for each in probes]
+    sums = np.zeros((len(ranges), dim))
+    weights = random.integers(1, 1 << 63, dim, dtype=np.uint64) | np.uint64(1)
+    for start, stop in blocks(rows, dim * 8, _BLOCK):
+        block = merged.rows(start, stop)
+        norms[start:stop] = row_norms(block)
+        prints[start:stop] = _fingerprints(block, weights)
+        with np.errstate(over="ignore", invalid="ignore"):
+            floats = block.astype(np.float32)
+        floats[~np.isfinite(norms[start:stop])] = 0
+        _gather(drawn, chosen, floats, start)
+        for number, (first, end) in enumerate(ranges):
+            if first < stop and end > start:
+                sums[number] += floats[max(first - start, 0) : end - start].sum(axis=0, dtype=np.float64)
+                _gather(probed[number], probes[number], floats, start)
+    good = np.isfinite(norms)
+    sound = norms[good]
+    edges = np.histogram_bin_edges(sound, 60) if len(sound) else np.linspace(0, 1, 61)
+    pairs, pair_count = _duplicates(merged, prints, norms)
+    zero = np.flatnonzero(norms == 0)
+    bad = np.flatnonzero(~good)
+    return Statistics(
+        shape=merged.shape,
+        dtype=merged.dtype.name,
+        min_norm=float(sound.min(initial=np.inf)) if len(sound) else 0.0,
+        max_norm=float(sound.max(initial=0.0)),
+        mean_norm=float(sound.mean()) if len(sound) else 0.0,
+        std_norm=float(sound.std()) if len(sound) else 0.0,
+        unit_norm=bool(len(sound)) and bool((np.abs(sound - 1) < _UNIT).all()),
+        nan_rows=tuple(bad[:_PAIRS].tolist()),
+        nan_count=len(bad),
+        zero_rows=tuple(zero[:_PAIRS].tolist()),
+        zero_count=len(zero),
+        duplicates=pairs,
+        duplicate_count=pair_count,
+        outliers=_outliers(norms),
+        edges=tuple(edges.tolist()),
+        histogram=tuple(np.histogram(sound, edges)[0].tolist()),
+        shards=_shards(ranges, norms, sums, edges, drawn),
+        alike_shards=_alike(probed),
+        space=_space(drawn, chosen),
+    )
+
+
+def unit(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """`rows` scaled to length 1; a row of zeros stays one."""
+    norms = row_norms(rows)
+    return (rows / np.where(norms > 0, norms, 1)[:, None]).astype(np.float32)
+
+
+def _probe_rows(start: int, end: int) -> npt.NDArray[np.int64]:
+    return (
+        np.unique(np.linspace(start, max(start, end - 1), PROBES).astype(np.int64))
+        if end > start
+        else np.empty(0, np.int64)
+    )
+
+
+def _gather(
+    into: npt.NDArray[np.float32], wanted: npt.NDArray[Any], block: npt.NDArray[np.float32], start: int
+) -> None:
+    """Put those rows of `wanted` (sorted) that are in `block`, which begins with row `start`, to their place."""
+    first, last = np.searchsorted(wanted, (start, start + len(block)))
+    into[first:last] = block[wanted[first:last] - start]
+
+
+def _fingerprints(block: npt.NDArray[Any], weights: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """A multilinear hash of every row's bits: equal rows have equal ones, others next to never."""
+    words = block.view(f"u{block.itemsize}").astype(np.uint64)
+    words ^= words >> np.uint64(29)
+    return np.asarray((words * weights).sum(axis=1, dtype=np.uint64))
+
+
+def _duplicates(
+    merged: Merged, prints: npt.NDArray[np.uint64], norms: Floats
+) -> tuple[tuple[tuple[int, int], ...], int]:
+    """Pairs of equal rows (the first of a group, another of it), the first few of them confirmed, and how many."""
+    order = np.argsort(prints, kind="stable")
+    same = prints[order[1:]] == prints[order[:-1]]
+    heads = order[np.maximum.accumulate(np.where(np.r_[True, ~same], np.arange(len(order)), 0))]
+    repeats = np.flatnonzero(np.r_[False, same])
+    repeats = repeats[(norms[order[repeats]] > 0) & np.isfinite(norms[order[repeats]])]  # zeros are counted elsewhere
+    pairs = sorted((int(heads[at]), int(order[at])) for at in repeats[: 10 * _PAIRS])
+    confirmed = [(a, b) for a, b in pairs[:_PAIRS] if (merged.rows(a, a + 1) == merged.rows(b, b + 1)).all()]
+    return tuple(confirmed), len(repeats) if confirmed else 0
+
+
+def _outliers(norms: Floats) -> tuple[tuple[int, float], ...]:
+    """Rows whose norm is far from the others', farthest first."""
+    sound = norms[np.isfinite(norms)]
+    if not len(sound):
+        return ()
+    middle = np.median(sound)
+    spread = max(_MAD * float(np.median(np.abs(sound - middle))), 1e-3 * float(middle), 1e-12)
+    distance = np.where(np.isfinite(norms), np.abs(norms - middle) / spread, 0)
+    distance[norms == 0] = 0
+    far = np.argsort(-distance)[:_OUTLIERS]
+    return tuple((int(row), float(norms[row])) for row in far if distance[row] > _ODD)
+
+
+def _shards(
+    ranges: Sequence[tuple[int, int]], norms: Floats, sums: Floats, edges: Floats, drawn: npt.NDArray[np.float32]
+) -> tuple[ShardFigures, ...]:
+    centre = sums.sum(axis=0) / max(1, len(norms))
+    spread = float(np.sqrt(drawn.var(axis=0, dtype=np.float64).sum())) or 1.0
+    figures = []
+    for number, (start, end) in enumerate(ranges):
+        own = norms[start:end]
+        own = own[np.isfinite(own)]
+        apart = float(np.linalg.norm(sums[number] / max(1, len(own)) - centre)) / spread if len(own) else 0.0
+        mean, std = (float(own.mean()), float(own.std())) if len(own) else (0.0, 0.0)
+        figures.append(ShardFigures(start, end, mean, std, apart, tuple(np.histogram(own, edges)[0].tolist())))
+    return tuple(figures)
+
+
+def odd_shards(shards: Sequence[ShardFigures]) -> list[tuple[int, str]]:
+    """(number, why) of shards whose norms or mean vector are unlike all others'; needs three to compare."""
+    odd: dict[int, str] = {}
+    if len(shards) < 3:  # noqa: PLR2004  of two, nobody knows which is the odd one
+        return []
+    for what, values, least in (
+        ("mean norm", [shard.mean_norm for shard in shards], 0.02 * float(np.median([s.mean_norm for s in shards]))),
+        (
+            "spread of norms",
+            [shard.std_norm for shard in shards],
+            0.25 * float(np.median([s.std_norm for s in shards])),
+        ),
+        ("mean vector's distance", [shard.shift for shard in shards], 0.1),
+    ):
+        middle = float(np.median(values))
+        spread = max(_MAD * float(np.median(np.abs(np.array(values) - middle))), least / 3, 1e-9)
+        for number, value in enumerate(values):
+            if abs(value - middle) > max(6 * spread, least):
+                odd.setdefault(number, f"its {what} is {value:.4g}, that of most shards {middle:.4g}")
+    return sorted(odd.items())
+
+
+def _alike(probed: Sequence[npt.NDArray[np.float32]]) -> tuple[tuple[int, int], ...]:
+    """Pairs of shards that hold nearly the same rows at the same relative places."""
+    units = [unit(rows) for rows in probed]
+    pairs = []
+    for a, first in enumerate(units):
+        for b in range(a + 1, len(units)):
+            if len(first) == len(units[b]) == PROBES and np.median((first * units[b]).sum(axis=1)) > _ALIKE:
+                pairs.append((a, b))  # noqa: PERF401  a comprehension of three clauses reads worse
+    return tuple(pairs)
+
+
+def _space(drawn: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]) -> Space:
+    lengths = unit(drawn)
+    total, count = lengths.sum(axis=0, dtype=np.float64), max(2, len(lengths))
+    cosine = (float(total @ total) - float((lengths * lengths).sum())) / (count * (count - 1))
+    centred = drawn - drawn.mean(axis=0)
+    covariance = (centred.T @ centred).astype(np.float64) / max(1, len(drawn) - 1)
+    values, vectors = np.linalg.eigh(covariance)
+    values = np.clip(values[::-1], 0, None)
+    whole = float(values.sum()) or 1.0
+    points = np.zeros((len(drawn), 2))
+    axes = vectors[:, ::-1][:, :2].astype(np.float32)
+    points[:, : axes.shape[1]] = centred @ axes
+    return Space(
+        mean_cosine=cosine,
+        effective_dimension=whole**2 / (float((values**2).sum()) or 1.0),
+        spectrum=tuple((values / whole).tolist()),
+        rows=tuple(rows.tolist()),
+        points=tuple((x, y) for x, y in points.tolist()),
+    )
