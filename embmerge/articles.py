@@ -73,7 +73,9 @@ def _batches(path: Path) -> Iterator[list[bytes]]:
             f"articles file missing: {path}", hint="name it with --articles, or set `articles` in invoke.yaml"
         ) from None
     except OSError as error:
-        raise LocalDataError(f"cannot read the articles file {path}: {error.strerror}") from None
+        raise LocalDataError(
+            f"cannot read the articles file {path}: {error.strerror}", hint="see whether it may be read: ls -l"
+        ) from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         why = str(error) if isinstance(error, NotArticles) else "it is damaged or cut short"
         raise LocalDataError(

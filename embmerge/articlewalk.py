@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 KEYS = ("title", "id", "url")  # of an article that are kept
 _BLOCK = 1 << 20  # bytes read at once
+_FARTHEST = 1 << 40  # bytes of a text that is passed over: no system seeks much farther
 _LONGEST = 1 << 16  # bytes of a title, id or url
 _LONGEST_NUMBER = 16  # bytes of an id
 _SHORT = 64  # bytes of a text that is kept before it is known whether it is a key
@@ -75,6 +76,8 @@ def walk_articles(file: io.RawIOBase | BinaryIO) -> Iterator[list[bytes]]:  # no
                 if length > end:
                     raise NotArticles("it is cut short")
             if length > end - at:
+                if length > _FARTHEST:
+                    raise NotArticles(f"it has a text of {length:,} bytes")
                 file.seek(length - (end - at), io.SEEK_CUR)
                 buffer, at, end = b"", 0, 0
                 stack.append(_PAST)

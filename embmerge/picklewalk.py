@@ -5,8 +5,8 @@ imported or called: the few globals that numpy and the plain types write are und
 refused by name. A long value is seeked over; where it lies is remembered. What is kept is bounded by `BUDGET`, so
 a hostile file costs no more time or memory than an honest one.
 
-Opcodes as in CPython's Lib/pickletools.py (protocols 2 to 5); numpy's spellings as in numpy/_core/src/multiarray/methods.c
-(array_reduce, array_reduce_ex_picklebuffer) and descriptor.c (arraydescr_reduce) of 1.17 to 2.x.
+Opcodes as in CPython's Lib/pickletools.py (protocols 2 to 5); numpy's spellings as in numpy/_core/src/multiarray,
+methods.c (array_reduce, array_reduce_ex_picklebuffer) and descriptor.c (arraydescr_reduce) of 1.17 to 2.x.
 """
 
 import math
@@ -177,7 +177,7 @@ def _scalar(dtype: object, raw: object) -> Any:
 
 
 def _encode(text: object, codec: object = "latin1") -> Raw:
-    expect(codec in {"latin1", "latin-1"} and type(text) in {str, Raw}, "codec", codec)
+    expect(type(codec) is str and codec in {"latin1", "latin-1"} and type(text) in {str, Raw}, "codec", codec)
     if isinstance(text, str):
         content = text.encode("latin-1")
         return Raw(content, -1, len(content))
@@ -194,6 +194,11 @@ def _bytes(*args: object) -> Raw:
     return content
 
 
+def _ordered(*pairs: object) -> dict[Any, Any]:
+    expect(not pairs, "pairs of a dict", len(pairs))  # picklers set its items later; these would be hashed here
+    return {}
+
+
 def _inert(*_args: object) -> Inert:
     return Inert()
 
@@ -203,7 +208,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "numpy.dtype": _dtype,
     "numpy.ndarray": _array,
     "_codecs.encode": _encode,
-    "collections.OrderedDict": dict,
+    "collections.OrderedDict": _ordered,
     "datetime.datetime": _inert,
     "datetime.date": _inert,
     "datetime.timedelta": _inert,
@@ -367,7 +372,7 @@ class _Machine:
     def _update(self, items: list[Any]) -> None:
         expect(type(self._top()) is dict and len(items) % 2 == 0, "dict", self._top())
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(key) in {str, int, float, bool}:  # others are never needed, and hashing a deep tuple would crash
+            if type(key) is str:  # no other is needed; hashing a deep tuple crashes, numbers can be made to collide
                 self._top()[key] = value
 
     def _pop(self) -> Any:

@@ -1,0 +1,197 @@
+"""Each hand-made file is refused in one line or read right, in little memory, time and stack, and runs nothing."""
+
+import contextlib
+import io
+import threading
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from embmerge.articles import count_articles, read_articles
+from embmerge.errors import LocalDataError, ShardError
+from embmerge.merge import merge
+from embmerge.mergedfile import open_merged
+from embmerge.shard import addressable, read_header, read_rows
+from tests.hostile import ARTICLES, FIELDS, ROWS, SHARDS, array, shard, text
+from tests.shards import dumped, make_articles, make_dataset, make_shard, rows_of, shard_of
+
+MEMORY, SECONDS, STACK = 32 << 20, 5, 512 << 10  # a thread's stack as macOS has it
+
+
+def guarded(work):
+    """What `work()` returns or raises, run on a small stack, its memory and time measured."""
+    outcome = []
+
+    def run():
+        try:
+            outcome.append((work(), None))
+        except BaseException as error:  # noqa: BLE001  handed on below
+            outcome.append((None, error))
+
+    before = threading.stack_size(STACK)
+    thread = threading.Thread(target=run)
+    tracemalloc.start()
+    began = time.monotonic()
+    try:
+        thread.start()
+        thread.join()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        threading.stack_size(before)
+    assert time.monotonic() - began < SECONDS
+    assert peak < MEMORY
+    result, error = outcome[0]
+    if error:
+        raise error
+    return result
+
+
+def rows_in(path):
+    """All rows of the shard at `path`."""
+    with path.open("rb") as file:
+        header = read_header(file, path.stat().st_size, path.name)
+        with addressable(file, header) as (plain, placed):
+            return read_rows(plain, placed, 0, header.rows)
+
+
+def check_line(error, name):
+    assert name in error.message
+    assert error.message.isprintable()
+    assert len(error.message) < 500
+    assert error.hint
+
+
+@pytest.mark.parametrize("name", SHARDS)
+def test_a_hostile_shard_is_refused_in_one_line_or_read_right(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "cluster1_gpu0.pkl"
+    path.write_bytes(SHARDS[name])
+    try:
+        rows = guarded(lambda: rows_in(path))
+    except ShardError as error:
+        check_line(error, path.name)
+    else:
+        assert np.array_equal(rows, ROWS)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("name", ARTICLES)
+def test_a_hostile_articles_file_is_refused_in_one_line_or_read(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "wikipedia.pkl"
+    path.write_bytes(ARTICLES[name])
+    try:
+        articles = guarded(lambda: read_articles(path))
+    except LocalDataError as error:
+        check_line(error, path.name)
+    else:
+        assert all(type(article["title"]) is str for article in articles)
+        assert len(articles) <= 3
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("name", [*SHARDS, *ARTICLES])
+def test_a_hostile_merged_file_is_refused_in_one_line(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "merged.pkl"
+    path.write_bytes(SHARDS.get(name) or ARTICLES.get(name) or b"")
+    with pytest.raises(LocalDataError) as caught:
+        guarded(lambda: list(opened(path)))
+    check_line(caught.value, path.name)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def opened(path):
+    with contextlib.closing(open_merged(path)) as merged:
+        merged.rows(0, 5)
+        yield from merged.articles()
+
+
+def test_no_case_is_there_twice():
+    assert len(set(SHARDS.values())) >= 150
+    assert len(set(ARTICLES.values())) >= 80
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_shard_cut_anywhere_is_refused_by_name(protocol):
+    whole = dumped(shard_of(rows_of(3, 2)), protocol)
+    for end in range(len(whole)):
+        with pytest.raises(ShardError) as caught:
+            read_header(io.BytesIO(whole[:end]), end, "cluster1_gpu0.pkl")
+        check_line(caught.value, "cluster1_gpu0.pkl")
+
+
+def test_articles_cut_anywhere_are_refused_by_name(tmp_path):
+    whole = make_articles(tmp_path / "a.pkl", 5).read_bytes()
+    path = tmp_path / "cut.pkl"
+    for end in range(len(whole)):
+        path.write_bytes(whole[:end])
+        with pytest.raises(LocalDataError) as caught:
+            count_articles(path)
+        check_line(caught.value, "cut.pkl")
+
+
+def test_a_merged_file_cut_anywhere_is_refused_by_name(tmp_path):
+    shards, articles, _ = make_dataset(tmp_path, 5, 2, 2)
+    whole = merge(shards, articles, tmp_path / "m.pkl").output.read_bytes()
+    path = tmp_path / "cut.pkl"
+    for end in range(len(whole)):
+        path.write_bytes(whole[:end])
+        with pytest.raises(LocalDataError) as caught:
+            list(opened(path))
+        check_line(caught.value, "cut.pkl")
+
+
+def test_a_forged_merged_file_costs_no_stack_and_no_time(tmp_path):
+    path = tmp_path / "forged.pkl"
+    fields = {"total_articles": b"K\x08", "embedding_dim": b"K\4", "quality_metrics": b"}", "chunk_info": b"]"}
+    for value in (b"]" * 100_000 + b"a" * 99_999, b")" + b"\x85" * 200_000, b"N]\x94" + b"(" + b"h\0" * 9 + b"e"):
+        opcodes = b"".join(text(key) + each for key, each in (fields | {"model": value}).items())
+        path.write_bytes(b"\x80\x04}(" + text("embeddings") + array() + opcodes + b"u" + text("articles") + b"]s.")
+        with pytest.raises(LocalDataError) as caught:
+            guarded_more(path)
+        check_line(caught.value, path.name)
+
+
+def guarded_more(path):
+    before = threading.stack_size(STACK)
+    try:
+        outcome = []
+
+        def run():
+            try:
+                outcome.append(list(opened(path)))
+            except LocalDataError as error:
+                outcome.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join(30)
+    finally:
+        threading.stack_size(before)
+    assert outcome, "it neither read nor refused the file"
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+
+
+def test_terminal_escapes_in_a_file_name_do_not_reach_the_message(tmp_path):
+    path = tmp_path / "cluster1_gpu0.pkl\x1b[2J"
+    path.write_bytes(b"nothing")
+    with pytest.raises(ShardError) as caught, path.open("rb") as file:
+        read_header(file, 7, path.name)
+    assert caught.value.message.isprintable()
+
+
+def test_a_models_escapes_are_made_harmless(tmp_path):
+    path = make_shard(tmp_path, rows_of(), model="\x1b[2J\u202eevil")
+    with path.open("rb") as file:
+        assert read_header(file, path.stat().st_size, path.name).model == "\\x1b[2J\\u202eevil"
+
+
+def test_an_honest_shard_made_by_hand_is_read():
+    assert set(FIELDS) >= {"embeddings", "start_index"}
+    raw = shard()
+    assert read_header(io.BytesIO(raw), len(raw), "cluster1_gpu0.pkl").rows == 8
