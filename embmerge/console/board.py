@@ -168,7 +168,9 @@ class Board:
 
     @apply.register
     def _(self, event: e.Waiting) -> None:
-        self.cluster(event.cluster).state = "workers still writing"
+        if event.cluster:  # else nobody knows whose rows they are
+            cluster = self.cluster(event.cluster)
+            cluster.state, cluster.over = "workers are still writing", False
 
     @apply.register
     def _(self, event: e.ClusterFailed) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from embmerge.console.table import Column, table
+from embmerge.console.table import Column, minute, table
 from embmerge.plaintext import duration, printable, size
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _SHARDS = (
     Column("dim", right=True, once=True, goes=2),
     Column("dtype", once=True, goes=3),
     Column("model", once=True, least=12, goes=4),
-    Column("written at", least=16, goes=1),
+    Column("written at", goes=1),
 )
 _SOURCES = (
     Column("shard"),
@@ -25,7 +25,7 @@ _SOURCES = (
     Column("range"),
     Column("mean norm", right=True, goes=4),
     Column("zero rows", right=True, once=True, goes=5),
-    Column("written at", least=16, goes=2),
+    Column("written at", goes=2),
     Column("sha256", least=12, goes=1),
 )
 
@@ -90,7 +90,7 @@ def folder_lines(found: "FolderInspection", width: int | None) -> list[str]:
             str(each.shape[1]),
             each.dtype,
             each.model or "",
-            each.timestamp or "",
+            minute(each.timestamp or ""),
         ]
         for each in found.shards
     ]
@@ -121,7 +121,7 @@ def _source(chunk: Mapping[str, Any]) -> Sequence[str]:
     texts = [_figure(chunk[key]) if chunk.get(key) is not None else "" for key in ("mean_norm", "zero_rows")]
     start, end = (f"{v:,}" if isinstance(v := chunk.get(key), int) else "?" for key in ("start_index", "end_index"))
     cluster, when, digest = (_text(chunk.get(key)) for key in ("cluster", "timestamp", "sha256"))
-    return [name, cluster, f"{start} - {end}", *texts, when, digest]
+    return [name, cluster, f"{start} - {end}", *texts, minute(when), digest]
 
 
 def _text(value: object) -> str:

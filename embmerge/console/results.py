@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from embmerge.convert import ConvertResult
     from embmerge.merge import MergeResult
     from embmerge.remote.ladder import DoctorResult
+    from embmerge.report import Report
 
 
 def render(result: object, width: int | None) -> list[str]:
@@ -38,8 +39,14 @@ def _climbed(result: "DoctorResult", width: int | None) -> list[str]:  # noqa: A
     """The rungs themselves were shown as they were climbed."""
     broken = [f"{rung.cluster or 'this machine'} at {rung.name}" for rung in result.rungs if rung.ok is False]
     if broken:
-        return [f"✗ {len(broken)} of {len(result.rungs)} rungs break: {', '.join(broken)}"]
+        return [f"✗ Here it breaks: {', '.join(broken)}"]
     return [f"✓ All {len(result.rungs)} rungs hold"]
+
+
+def _reported(result: "Report", width: int | None) -> list[str]:  # noqa: ARG001
+    marks = {"error": "✗", "warning": "!", "note": "✓"}
+    found = [f"  {marks[finding.severity]} {finding.text}" for finding in result.findings]
+    return [*found, result.verdict, f"The page: {result.output}"]
 
 
 _VIEWS: dict[str, Callable[[Any, int | None], list[str]]] = {
@@ -49,6 +56,7 @@ _VIEWS: dict[str, Callable[[Any, int | None], list[str]]] = {
     "FolderInspection": folder_lines,
     "MergedInspection": merged_lines,
     "MergeResult": _merged,
+    "Report": _reported,
     "ShardInspection": shard_lines,
     "Survey": survey_lines,
 }

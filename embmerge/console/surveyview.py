@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from embmerge.console.table import Column, table
+from embmerge.console.table import Column, minute, table
 from embmerge.plaintext import printable, size
 
 if TYPE_CHECKING:
@@ -15,13 +15,13 @@ _NAMES_SHOWN = 5
 _COLUMNS = (
     Column("file"),
     Column("size", right=True),
-    Column("rows", right=True, goes=2),
+    Column("rows", right=True, goes=1),
     Column("range"),
     Column("dim", right=True, once=True, goes=4),
     Column("dtype", once=True, goes=3),
     Column("model", once=True, least=12, goes=5),
-    Column("written at", goes=1),
-    Column("verdict", least=11),
+    Column("written at", goes=2),
+    Column("ok?", least=11),
 )
 
 
@@ -48,8 +48,15 @@ def _cluster(each: "ClusterSurvey", width: int | None) -> list[str]:
         return ["", f"{each.cluster.upper()}  not looked into: {each.error.message}"]
     lines = ["", f"{each.cluster.upper()}  {printable(each.remote_dir)}"]
     lines += table(_COLUMNS, [_row(finding) for finding in each.findings], width)
-    if each.checkpoints:
-        lines.append(f"  also there: {_some([file.name for file in each.checkpoints])} (checkpoints, no shards)")
+    whole = {finding.file.name.removesuffix(".pkl") for finding in each.findings if finding.header}
+    left: list[str] = []
+    live: list[str] = []
+    for file in each.checkpoints:
+        (left if file.name.partition("_checkpoint_")[0] in whole else live).append(file.name)
+    if live:
+        lines.append(f"  being written, it seems: {_some(live)} (wait for it: --wait 30)")
+    if left:
+        lines.append(f"  also there: {_some(left)} (checkpoints, no shards)")
     if each.others:
         lines.append(f"  also there: {_some(each.others)}")
     return lines
@@ -77,13 +84,8 @@ def _row(finding: "Finding") -> list[str]:
 
 def _when(timestamp: str | None, mtime: int) -> str:
     """The worker's own time stamp if it has a form that is known, else the file's, to the minute."""
-    if timestamp:
-        try:
-            return datetime.fromisoformat(timestamp).strftime("%Y-%m-%d %H:%M")
-        except ValueError:
-            pass
     try:
-        return datetime.fromtimestamp(mtime, timezone.utc).strftime("%Y-%m-%d %H:%M")
+        return (timestamp and minute(timestamp)) or f"{datetime.fromtimestamp(mtime, timezone.utc):%Y-%m-%d %H:%M}"
     except (ValueError, OverflowError, OSError):  # a server may say anything
         return "?"
 

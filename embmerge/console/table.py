@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 GAP = "  "
 
@@ -34,6 +35,14 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int |
     lines += [indent + _row([columns[n].title for n in limits], columns, limits)]
     lines += [indent + _row([row[n] for n in limits], columns, limits) for row in rows]
     return lines
+
+
+def minute(timestamp: str) -> str:
+    """An ISO 8601 time stamp as a table shows it, '' if it is none."""
+    try:
+        return f"{datetime.fromisoformat(timestamp):%Y-%m-%d %H:%M}"
+    except ValueError:
+        return ""
 
 
 def _say_once(columns: Sequence[Column], rows: Sequence[Sequence[str]], limits: dict[int, int]) -> list[str]:

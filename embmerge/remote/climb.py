@@ -70,7 +70,7 @@ class Climb:
 
     def _credentials(self) -> Credentials:
         path = self.settings.credentials / f"{self.name}{SUFFIX}"
-        with self._rung("credentials file", f"ls -l {quote(str(path))}") as found:
+        with self._rung("credentials file", f"ls -l {quote(str(path.parent))}") as found:
             credentials = load_credentials(self.name, self.settings.credentials)
             user = f"{credentials.username}@" if credentials.username else ""
             found.append(f"{path}: {user}{credentials.address}")
