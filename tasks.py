@@ -13,7 +13,10 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from invoke import Collection, Context, Exit, task
+from invoke.collection import Collection
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import task
 
 if TYPE_CHECKING:
     from embmerge.console import Console
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from embmerge.shard import ShardHeader
 
 HELP = {
+    "article": "the title of an article whose neighbours to show, instead of ten random ones",
     "articles": "articles file (setting: articles)",
     "checksum": "compare every shard with the cluster's sha256sum, fetch again what differs",
     "cluster": "a cluster, or several in quotes; may be repeated (default: all that are configured)",
@@ -43,6 +47,9 @@ HELP = {
     "verbose": "add the details of the SSH connections",
     "wait": "minutes to wait for workers that are still writing",
 }
+Flag = str | None  # as typed; `settings` and the task check it
+Names = list[str] | None
+CONNECTED = ("cluster", "credentials")
 HOW_TO_PRINT = ("json", "quiet", "verbose")
 CONNECTING = ("articles", "connections", "credentials", "transfer")
 
@@ -60,50 +67,69 @@ class Session:
     settings: "Settings"
     console: "Console"
     stop: threading.Event
+    typed: Mapping[str, Any]
+
+    def command(self, name: str, *flags: str) -> str:
+        """The next command, with those of `flags` that the person typed for this one."""
+        words = ["invoke", name]
+        for flag in flags:
+            values = self.typed.get(flag) or ()
+            for value in [values] if isinstance(values, str) else values:
+                words += [f"--{flag.replace('_', '-')}", quote(value)]
+        return " ".join(words)
 
 
 @_task("cluster", "wait", *CONNECTING)
 def verify_remote(
-    c,
-    cluster=None,
-    wait=None,
-    articles=None,
-    connections=None,
-    credentials=None,
-    transfer=None,
-    json=False,
-    quiet=False,
-    verbose=False,
-):
+    c: Context,
+    cluster: Names = None,
+    wait: Flag = None,
+    articles: Flag = None,
+    connections: Flag = None,
+    credentials: Flag = None,
+    transfer: Flag = None,
+    json: bool = False,
+    quiet: bool = False,
+    verbose: bool = False,
+) -> None:
     """Look into every remote shard without downloading it; say whether a merge would succeed."""
     with session(c, locals()) as s, _fleet(s) as fleet:
         _look(s, fleet, wait, merging=False)
-        s.console.next("invoke full")
+        s.console.next(s.command("full" if not cluster else "sync", "cluster", "credentials", "articles"))
 
 
 @_task("cluster", "dry_run", "checksum", "embeddings", "limit_rate", *CONNECTING[1:])
 def sync(
-    c,
-    cluster=None,
-    dry_run=False,
-    checksum=False,
-    embeddings=None,
-    limit_rate=None,
-    connections=None,
-    credentials=None,
-    transfer=None,
-    json=False,
-    quiet=False,
-    verbose=False,
-):
+    c: Context,
+    cluster: Names = None,
+    dry_run: bool = False,
+    checksum: bool = False,
+    embeddings: Flag = None,
+    limit_rate: Flag = None,
+    connections: Flag = None,
+    credentials: Flag = None,
+    transfer: Flag = None,
+    json: bool = False,
+    quiet: bool = False,
+    verbose: bool = False,
+) -> None:
     """Download the shards of the clusters; unchanged ones are skipped."""
     with session(c, locals()) as s, _fleet(s) as fleet:
         _sync(s, fleet, dry_run=dry_run or c.config.run.dry, checksum=checksum)
-        s.console.next("invoke merge")
+        s.console.next(s.command("merge" if not dry_run else "sync", "embeddings", *(CONNECTED if dry_run else ())))
 
 
 @_task("articles", "dtype", "embeddings", "output")
-def merge(c, articles=None, dtype=None, embeddings=None, output=None, json=False, quiet=False, verbose=False):
+def merge(
+    c: Context,
+    articles: Flag = None,
+    dtype: Flag = None,
+    embeddings: Flag = None,
+    output: Flag = None,
+    json: bool = False,
+    quiet: bool = False,
+    verbose: bool = False,
+) -> None:
     """Validate the local shards and write the merged file."""
     with session(c, locals()) as s:
         _merge(s)
@@ -111,21 +137,21 @@ def merge(c, articles=None, dtype=None, embeddings=None, output=None, json=False
 
 @_task("cluster", "wait", "dtype", "embeddings", "limit_rate", "output", *CONNECTING)
 def full(
-    c,
-    cluster=None,
-    wait=None,
-    articles=None,
-    dtype=None,
-    embeddings=None,
-    limit_rate=None,
-    output=None,
-    connections=None,
-    credentials=None,
-    transfer=None,
-    json=False,
-    quiet=False,
-    verbose=False,
-):
+    c: Context,
+    cluster: Names = None,
+    wait: Flag = None,
+    articles: Flag = None,
+    dtype: Flag = None,
+    embeddings: Flag = None,
+    limit_rate: Flag = None,
+    output: Flag = None,
+    connections: Flag = None,
+    credentials: Flag = None,
+    transfer: Flag = None,
+    json: bool = False,
+    quiet: bool = False,
+    verbose: bool = False,
+) -> None:
     """verify-remote, sync and merge, stopping at the first that fails."""
     with session(c, locals()) as s:
         with _fleet(s) as fleet:
@@ -139,18 +165,18 @@ def full(
 
 @_task("cluster", "embeddings", "output", *CONNECTING)
 def doctor(
-    c,
-    cluster=None,
-    articles=None,
-    embeddings=None,
-    output=None,
-    connections=None,
-    credentials=None,
-    transfer=None,
-    json=False,
-    quiet=False,
-    verbose=False,
-):
+    c: Context,
+    cluster: Names = None,
+    articles: Flag = None,
+    embeddings: Flag = None,
+    output: Flag = None,
+    connections: Flag = None,
+    credentials: Flag = None,
+    transfer: Flag = None,
+    json: bool = False,
+    quiet: bool = False,
+    verbose: bool = False,
+) -> None:
     """Try everything that the job needs, rung by rung, and say which one breaks."""
     with session(c, locals()) as s:
         from embmerge.remote.doctor import doctor as climb
@@ -159,11 +185,11 @@ def doctor(
         s.console.show(found)
         if found.error:
             raise found.error
-        s.console.next("invoke full")
+        s.console.next(s.command("full", *CONNECTED, "articles", "embeddings", "output"))
 
 
-@_task("path", "embeddings", "output")
-def inspect(c, path=None, embeddings=None, output=None, json=False, quiet=False, verbose=False):
+@_task("path")
+def inspect(c: Context, path: Flag = None, json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
     """What is in a shard, an articles file or a merged file; the header is read, never the whole."""
     with session(c, locals()) as s:
         from embmerge.inspection import inspect as look
@@ -172,7 +198,9 @@ def inspect(c, path=None, embeddings=None, output=None, json=False, quiet=False,
 
 
 @_task("path", "output")
-def convert(c, path=None, output=None, json=False, quiet=False, verbose=False):
+def convert(
+    c: Context, path: Flag = None, output: Flag = None, json: bool = False, quiet: bool = False, verbose: bool = False
+) -> None:
     """Write a merged file again in the format of another suffix."""
     with session(c, locals(), output=None) as s:
         from embmerge.convert import convert as run
@@ -183,13 +211,43 @@ def convert(c, path=None, output=None, json=False, quiet=False, verbose=False):
         s.console.show(run(Path(path) if path else s.settings.output, Path(output), observer=s.console))
 
 
+@_task("path", "article", "output")
+def report(
+    c: Context,
+    path: Flag = None,
+    article: Flag = None,
+    output: Flag = None,
+    json: bool = False,
+    quiet: bool = False,
+    verbose: bool = False,
+) -> None:
+    """Write a page that says whether a merged file may be used, and why."""
+    with session(c, locals(), output=None) as s:
+        from embmerge.report import report as write
+
+        place = Path(output) if output else None
+        done = write(Path(path) if path else s.settings.output, output=place, article=article)
+        s.console.show(done)
+
+
 @_task("folder", "keep_running", "rows", "dim")
-def demo(c, rows="20000", dim="256", folder="demo-run", keep_running=False, json=False, quiet=False, verbose=False):
+def demo(
+    c: Context,
+    rows: str = "20000",
+    dim: str = "256",
+    folder: str = "demo-run",
+    keep_running: bool = False,
+    json: bool = False,
+    quiet: bool = False,
+    verbose: bool = False,
+) -> None:
     """Bring up two SSH clusters on this machine and run the whole job against them."""
     with session(c, locals()) as s:
         from embmerge import demo as show
 
-        show.run(Path(folder), rows, dim, keep_running=keep_running, say=s.console.say, stop=s.stop)
+        show.run(
+            Path(folder), rows, dim, keep_running=keep_running, say=s.console.say, stop=s.stop, quiet=json or quiet
+        )
 
 
 def _fleet(s: Session) -> Any:
@@ -268,7 +326,7 @@ def session(c: Context, flags: Mapping[str, Any], **special: Any) -> Iterator[Se
         signals(stop) as caught,
     ):
         try:
-            yield Session(resolve(configured, given | {"clusters": flags.get("cluster")}), console, stop)
+            yield Session(resolve(configured, given | {"clusters": flags.get("cluster")}), console, stop, flags)
         except EmbmergeError as error:
             failure = error
         except KeyboardInterrupt:
@@ -306,4 +364,4 @@ def signals(stop: threading.Event) -> Iterator[list[int]]:
             signal.signal(number, before)
 
 
-ns = Collection(verify_remote, sync, merge, full, doctor, inspect, convert, demo)
+ns = Collection(verify_remote, sync, merge, full, doctor, inspect, report, convert, demo)

@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -128,7 +128,9 @@ def main() -> None:
     given = parser.parse_args()
     folder = given.cache / f"{given.rows}x{given.dim}"
     if given.peer:
-        {"make": partial(make, rows=given.rows, dim=given.dim), "naive": naive, "copy": copy}[given.peer](folder)
+        peers: dict[str, Callable[[Path], None]] = {"naive": naive, "copy": copy}
+        peers["make"] = partial(make, rows=given.rows, dim=given.dim)
+        peers[given.peer](folder)
         return
     peer = [sys.executable, "-m", "bench.merge", "--rows", str(given.rows), "--dim", str(given.dim)]
     peer += ["--cache", str(given.cache.resolve()), "--peer"]

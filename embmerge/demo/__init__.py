@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from shlex import quote
 
@@ -24,9 +25,16 @@ _TO_TRY = ("verify-remote", "sync", "merge", "inspect")
 
 
 def run(
-    folder: Path, rows: str, dim: str, *, keep_running: bool, say: Callable[[str], None], stop: threading.Event
+    folder: Path,
+    rows: str,
+    dim: str,
+    *,
+    keep_running: bool,
+    quiet: bool,
+    say: Callable[[str], None],
+    stop: threading.Event,
 ) -> None:
-    """Make the clusters, run `invoke full` against them, and say how to look at what came of it.
+    """Make the clusters, run `invoke full` against them (`quiet`: its last line on stderr), and say what to do next.
 
     Raises `UsageError` for numbers that cannot be, and `EmbmergeError` if `full` failed.
     """
@@ -39,13 +47,13 @@ def run(
                 pass
             return
         say(f"Running invoke full in {folder}\n")
-        code = _invoke(folder, "full")
+        code = _invoke(folder, "full", *(["--quiet"] if quiet else []))
     if code:
         raise EmbmergeError(
             f"invoke full ended with exit code {code}", hint=f"its messages stand above; {folder} is kept"
         )
     say(f"\nThe merged file is {folder / 'merged' / 'embeddings.pkl'}. Look at it:\n")
-    say(f"  cd {quote(str(folder))} && invoke inspect")
+    say(f"  cd {quote(str(folder))} && invoke inspect\n  cd {quote(str(folder))} && invoke report")
 
 
 @contextmanager
@@ -68,7 +76,7 @@ def clusters(folder: Path, size: Size, say: Callable[[str], None]) -> Iterator[l
     with ExitStack() as running:
         for cluster in range(1, size.clusters + 1):
             name, password = f"tensor{cluster:02d}", secrets.token_urlsafe(12)
-            server = running.enter_context(Server(_home(folder, cluster), lambda p=password: Accounts({_USER: p})))
+            server = running.enter_context(Server(_home(folder, cluster), partial(Accounts, {_USER: password})))
             _write_credentials(folder, name, server.port, password)
             names.append(name)
             say(f"Cluster {name} listens on 127.0.0.1:{server.port}")
@@ -79,7 +87,11 @@ def _invoke(folder: Path, *arguments: str) -> int:
     """Run `invoke` with `arguments` in `folder`, as a person would type it; returns its exit code."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("INVOKE_")}
     return subprocess.run(  # noqa: S603  our own words
-        [sys.executable, "-m", "invoke", *arguments], cwd=folder, env=environment, check=False
+        [sys.executable, "-m", "invoke", *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=sys.stderr if "--quiet" in arguments else None,
+        check=False,
     ).returncode
 
 

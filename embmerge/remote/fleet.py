@@ -47,6 +47,7 @@ def terms(settings: Settings, others: tuple[str, ...], *, merging: bool) -> Term
     `merging`: a merge is to follow. Then there must be an articles file, and what the folder holds of the clusters that
     are not asked counts. Otherwise the articles are counted if they are here. Raises `LocalDataError`.
     """
+    articles = settings.expected_articles
     if merging or settings.articles.exists():
         articles = count_articles(settings.articles)
         expected = settings.expected_articles
@@ -55,8 +56,6 @@ def terms(settings: Settings, others: tuple[str, ...], *, merging: bool) -> Term
                 f"{settings.articles} holds {articles:,} articles, but {expected:,} are expected",
                 hint="name another file with --articles, or set `expected_articles` in invoke.yaml",
             )
-    else:
-        articles = settings.expected_articles
     local = _local(settings) if merging and others else ()
     return Terms(
         articles=articles,

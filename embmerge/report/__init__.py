@@ -12,7 +12,6 @@ import numpy as np
 
 from embmerge import atomic
 from embmerge.errors import LocalDataError
-from embmerge.events import Observer, Saving, ignore
 from embmerge.mergedfile import open_merged
 from embmerge.plaintext import printable
 from embmerge.report.neighbours import Neighbours, choose, neighbours
@@ -60,7 +59,6 @@ def report(
     article: str | None = None,
     sample: int = 5000,
     seed: int = 0,
-    observer: Observer = ignore,
 ) -> Report:
     """Measure the merged file `path` and write the page beside it (or to `output`).
 
@@ -95,7 +93,6 @@ def report(
         metadata=metadata,
         versions=_versions(),
     )
-    observer(Saving(place))
     atomic.write_bytes(place, page(done).encode("utf-8", "replace"))
     return done
 

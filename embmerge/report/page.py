@@ -31,7 +31,7 @@ ul.findings{padding:0;list-style:none}ul.findings li{padding:.4rem 0;border-bott
 .soft{color:var(--soft)}img{width:100%;height:auto;display:block}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.85rem;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:.3rem .6rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top}
-th{color:var(--soft);font-weight:600}td.n,th.n{text-align:right}code{font-size:.8rem}
+th{color:var(--soft);font-weight:600}td.n,th.n{text-align:right;white-space:nowrap}code{font-size:.8rem}
 .facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(8rem,1fr));gap:.6rem}
 .facts div{background:var(--card);padding:.6rem;border-radius:.4rem}.facts b{display:block;font-size:1.1rem}
 svg.bar{width:100%;height:2.2rem;display:block;border-radius:.3rem}
