@@ -38,7 +38,7 @@ def finding(gpu, *, rows=ROWS, **changes):
         array=Array(),
         cluster_id=1,
         gpu_id=gpu,
-        model="all-mpnet-base-v2",
+        model="mpnet-base-v2",
         timestamp="2026-01-15T01:02:03.5",
         cluster="tensor01",
     )
@@ -54,9 +54,9 @@ def test_a_survey_is_a_table_the_coverage_and_a_verdict():
     assert shown(finding(0), finding(1)) == [
         "",
         "TENSOR01  /data/emb",
-        "  file                   size    rows  range            dim  dtype    model              written at        ok?",
-        "  cluster1_gpu0.pkl  48.00 MB  15,625  0 - 15,625       768  float32  all-mpnet-base-v2  2026-01-15 01:02  ✓",
-        "  cluster1_gpu1.pkl  48.00 MB  15,625  15,625 - 31,250  768  float32  all-mpnet-base-v2  2026-01-15 01:02  ✓",
+        "  file                   size    rows  range            dim  dtype    model          written at        ok?",
+        "  cluster1_gpu0.pkl  48.00 MB  15,625  0 - 15,625       768  float32  mpnet-base-v2  2026-01-15 01:02  ✓",
+        "  cluster1_gpu1.pkl  48.00 MB  15,625  15,625 - 31,250  768  float32  mpnet-base-v2  2026-01-15 01:02  ✓",
         "",
         "COVERAGE",
         "  ✓ rows 0 - 31,250: each held once, by 2 shards",
@@ -72,7 +72,7 @@ def test_a_healthy_survey_fits_into_the_window(width):
 
 def test_at_eighty_columns_nothing_is_lost():
     lines = shown(finding(0), finding(1), width=80)
-    assert lines[2] == "  all: dim 768, dtype float32, model all-mpnet-base-v2"
+    assert lines[2] == "  all: dim 768, dtype float32, model mpnet-base-v2"
     assert lines[3].split() == ["file", "size", "rows", "range", "written", "at", "ok?"]
 
 
