@@ -3,7 +3,7 @@
 import platform
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -52,24 +52,27 @@ class Report:
         return all(finding.severity != "error" for finding in self.findings)
 
 
-def report(
-    path: Path,
-    *,
-    output: Path | None = None,
-    article: str | None = None,
-    sample: int = 5000,
-    seed: int = 0,
-) -> Report:
-    """Measure the merged file `path` and write the page beside it (or to `output`).
+def report(path: Path, *, output: Path | None = None, article: str | None = None, seed: int = 0) -> Report:
+    """`examine` the merged file `path`, and write the page beside it (or to `output`).
 
-    `article` asks for the neighbours of one title instead of ten random ones. `sample` rows, drawn by `seed`, show the
-    shape of the space. Peak memory is some 300 MB, whatever the number of rows, and the titles.
-
-    Raises `LocalDataError` (no merged file, no such article), `UsageError` (matplotlib is missing), `DiskError`.
+    Raises as `examine` does, `UsageError` where matplotlib is missing, and `DiskError`.
     """
     from embmerge.report.page import page  # noqa: PLC0415  matplotlib is an extra
 
-    place = output or path.with_name(f"{path.stem}.report.html")
+    done = examine(path, article=article, seed=seed)
+    done = replace(done, output=output or done.output)
+    atomic.write_bytes(done.output, page(done).encode("utf-8", "replace"))
+    return done
+
+
+def examine(path: Path, *, article: str | None = None, sample: int = 5000, seed: int = 0) -> Report:
+    """Measure the merged file `path`, and judge it.
+
+    `article` asks for the neighbours of one title instead of ten random ones. `sample` rows, drawn by `seed`, show the
+    shape of the space. Peak memory is some 200 MB and the titles, whatever the number of rows.
+
+    Raises `LocalDataError` (no merged file, or no such article).
+    """
     with closing(open_merged(path)) as merged:
         if not merged.shape[0]:
             raise LocalDataError(f"{path} holds no rows")
@@ -82,9 +85,9 @@ def report(
     findings = judge(statistics, titles, metadata["chunk_info"])
     named = {*statistics.nan_rows, *statistics.zero_rows, *(row for row, _ in statistics.outliers)}
     named |= {row for pair in statistics.duplicates for row in pair}
-    done = Report(
+    return Report(
         path=path,
-        output=place,
+        output=path.with_name(f"{path.stem}.report.html"),
         verdict=_verdict(findings),
         findings=findings,
         statistics=statistics,
@@ -93,8 +96,6 @@ def report(
         metadata=metadata,
         versions=_versions(),
     )
-    atomic.write_bytes(place, page(done).encode("utf-8", "replace"))
-    return done
 
 
 def judge(statistics: Statistics, titles: list[str], chunks: list[Mapping[str, Any]]) -> tuple[Finding, ...]:

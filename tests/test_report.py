@@ -1,0 +1,158 @@
+"""The report against planted faults: figures and findings here, the page in a browser in test_report_page."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from embmerge.errors import LocalDataError
+from embmerge.mergedfile import open_writer
+from embmerge.report import examine, report
+from tests.mergedsets import articles_of, metadata_of
+
+ROWS, DIM, SHARDS = 1200, 24, 6
+
+
+def merged(tmp_path, rows, shards=SHARDS, name="m.pkl"):
+    path = tmp_path / name
+    articles = articles_of(len(rows))
+    with open_writer(path, len(rows), rows.shape[1], rows.dtype) as writer:
+        writer.write(rows)
+        writer.finish(articles, metadata_of(rows, shards))
+    return path
+
+
+def rows_of(seed=0, count=ROWS):
+    return np.random.default_rng(seed).standard_normal((count, DIM)).astype("f4")
+
+
+def texts(done, severity=None):
+    return " | ".join(f.text for f in done.findings if severity in (None, f.severity))
+
+
+def test_healthy_rows_may_be_used(tmp_path):
+    done = examine(merged(tmp_path, rows_of()))
+    assert done.ok
+    assert done.findings == ()
+
+
+def test_a_planted_nan_speaks_against_the_file_and_is_named_by_its_title(tmp_path):
+    rows = rows_of()
+    rows[137, 5] = np.nan
+    done = examine(merged(tmp_path, rows))
+    assert not done.ok
+    assert done.statistics.nan_rows == (137,)
+    assert articles_of(ROWS)[137]["title"] in texts(done, "error")
+
+
+def test_a_planted_duplicate_is_found_with_both_rows(tmp_path):
+    rows = rows_of()
+    rows[900] = rows[33]
+    done = examine(merged(tmp_path, rows))
+    assert done.statistics.duplicates == ((33, 900),)
+    assert "repeat an earlier row" in texts(done, "warning")
+
+
+def test_an_odd_shard_stands_out_by_its_norms(tmp_path):
+    rows = rows_of()
+    rows[400:600] *= 1.5
+    assert "is unlike the others: its mean norm" in texts(examine(merged(tmp_path, rows)), "warning")
+
+
+def test_an_odd_shard_stands_out_by_where_it_lies(tmp_path):
+    rows = rows_of()
+    rows[400:600] += 3
+    rows[400:600] *= np.median(np.linalg.norm(rows, axis=1)) / np.linalg.norm(rows[400:600], axis=1)[:, None]
+    assert "is unlike the others" in texts(examine(merged(tmp_path, rows)), "warning")
+
+
+def test_a_shard_written_twice_speaks_against_the_file(tmp_path):
+    rows = rows_of()
+    rows[200:400] = rows[0:200] * np.float32(1.0001)
+    assert "nearly the same rows" in texts(examine(merged(tmp_path, rows)), "error")
+
+
+def test_zero_rows_are_counted_and_are_no_duplicates(tmp_path):
+    rows = rows_of()
+    rows[[3, 4, 5]] = 0
+    done = examine(merged(tmp_path, rows))
+    assert done.statistics.zero_count == 3
+    assert done.statistics.duplicate_count == 0
+
+
+def test_a_row_with_a_far_norm_is_an_outlier(tmp_path):
+    rows = rows_of()
+    rows[77] *= 50
+    done = examine(merged(tmp_path, rows))
+    assert [row for row, _ in done.statistics.outliers] == [77]
+
+
+def test_unit_norm_models_are_recognised(tmp_path):
+    rows = rows_of()
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    done = examine(merged(tmp_path, rows))
+    assert done.statistics.unit_norm
+    assert "unit vectors" in texts(done, "note")
+
+
+def test_vectors_that_huddle_together_are_called_out(tmp_path):
+    assert "point the same way" in texts(examine(merged(tmp_path, rows_of() * np.float32(0.1) + 5)), "warning")
+
+
+def test_the_mean_cosine_of_random_pairs_is_numpys(tmp_path):
+    rows = rows_of(count=200) + 1
+    done = examine(merged(tmp_path, rows))
+    units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    cosines = (units @ units.T)[~np.eye(200, dtype=bool)]
+    assert done.statistics.space.mean_cosine == pytest.approx(cosines.mean(), abs=1e-5)
+
+
+def test_the_effective_dimension_of_equal_directions_is_their_number(tmp_path):
+    rows = np.zeros((4000, DIM), "f4")
+    rows[:, :3] = np.random.default_rng(1).standard_normal((4000, 3))
+    assert examine(merged(tmp_path, rows)).statistics.space.effective_dimension == pytest.approx(3, rel=0.05)
+
+
+def test_neighbours_are_the_nearest_by_cosine_over_all_rows(tmp_path):
+    rows = rows_of()
+    done = examine(merged(tmp_path, rows), article=articles_of(ROWS)[10]["title"])
+    units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    expected = [row for row in np.argsort(-(units @ units[10])) if row != 10][:5]
+    assert [row for row, _, _ in done.neighbours[0].nearest] == expected
+
+
+def test_an_unknown_article_is_an_error_that_suggests_similar_titles(tmp_path):
+    with pytest.raises(LocalDataError) as caught:
+        examine(merged(tmp_path, rows_of()), article=articles_of(ROWS)[0]["title"] + "x")
+    assert "did you mean" in caught.value.hint
+
+
+def test_the_same_seed_asks_for_the_same_articles(tmp_path):
+    path = merged(tmp_path, rows_of())
+    assert examine(path).neighbours == examine(path).neighbours
+
+
+@pytest.mark.parametrize("dtype", ["<f2", ">f4", "<f8"])
+def test_every_dtype_gives_the_same_norms(tmp_path, dtype):
+    rows = rows_of().astype(dtype)
+    expected = np.linalg.norm(rows.astype("f8"), axis=1).mean()
+    assert examine(merged(tmp_path, rows)).statistics.mean_norm == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("count", [1, 2, 10])
+def test_few_rows_of_one_shard_are_no_trouble(tmp_path, count):
+    assert report(merged(tmp_path, rows_of(count=count), shards=1)).output.exists()
+
+
+@pytest.mark.parametrize("name", ["m.npy", "m.safetensors", "m.parquet"])
+def test_every_format_can_be_reported_on(tmp_path, name):
+    assert examine(merged(tmp_path, rows_of(count=100), name=name)).statistics.shape == (100, DIM)
+
+
+def test_the_file_itself_is_left_as_it_was(tmp_path):
+    path = merged(tmp_path, rows_of())
+    before = path.read_bytes()
+    report(path)
+    assert path.read_bytes() == before
+    assert pickle.loads(before)["total_articles"] == ROWS
