@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from embmerge.merge import MergeResult
     from embmerge.remote.ladder import DoctorResult
     from embmerge.report import Report
+    from embmerge.report import Report
 
 
 def render(result: object, width: int | None) -> list[str]:
@@ -49,6 +50,16 @@ def _reported(result: "Report", width: int | None) -> list[str]:  # noqa: ARG001
     return [*found, result.verdict, f"The page: {result.output}"]
 
 
+def _reported(result: "Report", width: int | None) -> list[str]:  # noqa: ARG001
+    marks = {"error": "✗", "warning": "!", "note": "·"}
+    return [
+        f"REPORT ON {result.path}",
+        *(f"  {marks[finding.severity]} {finding.text}" for finding in result.findings),
+        f"Page: {result.output}",
+        f"{'✓' if result.ok else '✗'} {result.verdict}",
+    ]
+
+
 _VIEWS: dict[str, Callable[[Any, int | None], list[str]]] = {
     "ArticlesInspection": articles_lines,
     "ConvertResult": _converted,
@@ -56,6 +67,7 @@ _VIEWS: dict[str, Callable[[Any, int | None], list[str]]] = {
     "FolderInspection": folder_lines,
     "MergedInspection": merged_lines,
     "MergeResult": _merged,
+    "Report": _reported,
     "Report": _reported,
     "ShardInspection": shard_lines,
     "Survey": survey_lines,
