@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from embmerge.merge import MergeResult
     from embmerge.remote.ladder import DoctorResult
     from embmerge.report import Report
-    from embmerge.report import Report
 
 
 def render(result: object, width: int | None) -> list[str]:
@@ -45,12 +44,6 @@ def _climbed(result: "DoctorResult", width: int | None) -> list[str]:  # noqa: A
 
 
 def _reported(result: "Report", width: int | None) -> list[str]:  # noqa: ARG001
-    marks = {"error": "✗", "warning": "!", "note": "✓"}
-    found = [f"  {marks[finding.severity]} {finding.text}" for finding in result.findings]
-    return [*found, result.verdict, f"The page: {result.output}"]
-
-
-def _reported(result: "Report", width: int | None) -> list[str]:  # noqa: ARG001
     marks = {"error": "✗", "warning": "!", "note": "·"}
     return [
         f"REPORT ON {result.path}",
@@ -67,7 +60,6 @@ _VIEWS: dict[str, Callable[[Any, int | None], list[str]]] = {
     "FolderInspection": folder_lines,
     "MergedInspection": merged_lines,
     "MergeResult": _merged,
-    "Report": _reported,
     "Report": _reported,
     "ShardInspection": shard_lines,
     "Survey": survey_lines,
