@@ -139,7 +139,7 @@ def _disagreement(field: str, shards: Sequence[ShardHeader]) -> Disagreement | N
     for shard in shards:
         value = getattr(shard, field)
         if value is not None:  # a worker that wrote no model contradicts nobody
-            by_value[str(value)].append(shard)
+            by_value[str(getattr(value, "name", value))].append(shard)  # a dtype's name is the same in any byte order
     if len(by_value) < 2:  # noqa: PLR2004  one value is agreement
         return None
     ordered = sorted(by_value.items(), key=lambda item: -len(item[1]))

@@ -25,6 +25,7 @@ _DTYPES = {"f2", "f4", "f8"}
 _BLOCK = 1 << 20  # bytes decoded or copied at once
 _TEXT_LIMIT = 200  # characters of a model's name that are kept
 _MOST_ROWS = 1 << 40
+_LARGEST = 1e300  # seconds, rows a second: a longer integer does not fit a float
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def read_header(
 
 def _checked(value: Any, nbytes: int, name: str, cluster: str | None, *, prefix: bool) -> ShardHeader:
     if type(value) is not dict:
-        raise Refused(f"it holds a {_kind(value)}, not a dict with 'embeddings'")
+        raise Refused(f"it holds {_kind(value)}, not a dict with 'embeddings'")
     array = value.get("embeddings")
     if not isinstance(array, Array):
         raise Refused(f"its 'embeddings' is {_kind(array)}, not a numpy array")
@@ -143,7 +144,7 @@ def _text(value: object) -> str | None:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if type(value) in {int, float} and abs(value) < 1e300 else None  # type: ignore[arg-type, operator]
+    return float(value) if type(value) in {int, float} and abs(value) < _LARGEST else None  # type: ignore[arg-type, operator]
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,252 @@
+import io
+import pickle
+import warnings
+from collections import OrderedDict
+from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from embmerge.errors import LocalDataError, ShardError, TruncatedShard
+from embmerge.shard import SHARD_NAME, addressable, local_shards, read_header, read_rows
+from tests.shards import dumped, make_shard, rows_of, shard_of
+
+NAME = "cluster1_gpu0.pkl"
+pytestmark = pytest.mark.filterwarnings("ignore:numpy.core")  # numpy 2 loading what numpy 1 wrote
+
+
+def header_of(raw, **how):
+    return read_header(io.BytesIO(raw), len(raw), NAME, **how)
+
+
+def rows_in(raw, start=0, stop=None):
+    file = io.BytesIO(raw)
+    with addressable(file, header_of(raw)) as (plain, header):
+        return read_rows(plain, header, start, header.rows if stop is None else stop)
+
+
+def same(ours, theirs):
+    """Whether two arrays are alike bit for bit, NaN or not; pickle.load makes some byte orders this machine's."""
+    ours, theirs = (rows.astype(rows.dtype.newbyteorder("=")) for rows in (ours, theirs))
+    return ours.dtype == theirs.dtype and ours.shape == theirs.shape and ours.tobytes() == theirs.tobytes()
+
+
+def test_a_header_says_what_the_worker_wrote():
+    header = header_of(dumped(shard_of(rows_of(40, 6), start=100, cluster=2, gpu=7)), cluster="tensor02")
+    assert (header.name, header.start, header.end, header.rows, header.dim) == (NAME, 100, 140, 40, 6)
+    assert (header.cluster_id, header.gpu_id, header.cluster) == (2, 7, "tensor02")
+    assert (header.model, header.timestamp) == ("all-tests-v1", "2026-01-15T01:02:03")
+    assert (header.processing_time, header.rate, header.dtype) == (12.5, 310.0, np.dtype("<f4"))
+
+
+@pytest.mark.parametrize("old_numpy", [False, True])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["<f2", ">f2", "<f4", ">f4", "<f8", ">f8"])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_rows_are_those_of_pickle_load(protocol, dtype, order, old_numpy):
+    rows = np.asarray(rows_of(50, 9, dtype), order=order)
+    raw = dumped(shard_of(rows), protocol, old_numpy=old_numpy)
+    assert same(rows_in(raw), pickle.loads(raw)["embeddings"])
+    assert same(rows_in(raw, 7, 31), pickle.loads(raw)["embeddings"][7:31])
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_long_arrays_are_those_of_pickle_load(protocol, order):
+    rows = np.asarray(rows_of(3000, 31), order=order)  # more than one frame holds
+    raw = dumped(shard_of(rows), protocol)
+    assert same(rows_in(raw), rows)
+    assert same(rows_in(raw, 1234, 1300), rows[1234:1300])
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_slices_and_memory_maps_are_read(tmp_path, protocol):
+    mapped = np.memmap(tmp_path / "rows", "<f4", "w+", shape=(60, 8))
+    mapped[:] = rows_of(60, 8)
+    for rows in (mapped, rows_of(60, 8)[::2], rows_of(60, 8)[::-1], rows_of(60, 8)[:, 2:5], rows_of(8, 60).T):
+        raw = dumped(shard_of(rows), protocol)
+        assert same(rows_in(raw), np.asarray(pickle.loads(raw)["embeddings"]))
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint16, np.int8, int])
+def test_indices_may_be_numpy_scalars(kind, protocol):
+    header = header_of(
+        dumped(shard_of(rows_of(20), start_index=kind(100), end_index=kind(120), gpu_id=kind(3)), protocol)
+    )
+    assert (header.start, header.end, header.gpu_id) == (100, 120, 3)
+    assert type(header.start) is int
+
+
+@pytest.mark.parametrize("old_numpy", [False, True])
+def test_figures_may_be_numpy_scalars(old_numpy):
+    raw = dumped(shard_of(rows_of(), rate=np.float32(1.5), processing_time=np.float64(2.5)), old_numpy=old_numpy)
+    assert (header_of(raw).rate, header_of(raw).processing_time) == (1.5, 2.5)
+
+
+EXTRA = {
+    "none": None,
+    "flags": (True, False),
+    "numbers": [0, -1, 255, 256, 65536, -(2**31), 2**31, 2**63, 2**200, 1e300, 2j],
+    "texts": ["", "東京", "x" * 300, "\ud800", b"", b"abc" * 200, bytearray(b"abc")],
+    "nested": {"a": [{"b": ({"c": 1},)}]},
+    "sets": [set(), {1, 2}, frozenset(), frozenset({"a"})],
+    "tuples": [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)],
+    "dates": [datetime(2026, 1, 15, tzinfo=timezone.utc), date(2026, 1, 15), timedelta(1)],
+    "ordered": OrderedDict(a=1, b=2),
+    "arrays": [np.arange(4), np.zeros((2, 3), "f4"), np.array(["a", "b"]), np.float32(1), np.bool_(1)],
+    "by number": {1: 2, 2.5: 3},
+    "long text": "x" * 10_000,
+    "long bytes": b"x" * 10_000,
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("field", EXTRA)
+def test_more_fields_of_plain_types_do_no_harm(field, protocol):
+    raw = dumped({"before": EXTRA[field], **shard_of(rows_of()), field: EXTRA[field]}, protocol)
+    assert same(rows_in(raw), rows_of())
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.binary(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
+    ),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    rows=hnp.arrays(
+        st.sampled_from(["<f2", ">f4", "<f4", "<f8", ">f8"]), st.tuples(st.integers(1, 30), st.integers(1, 30))
+    ),
+    order=st.sampled_from("CF"),
+    protocol=st.integers(2, 5),
+    old_numpy=st.booleans(),
+    extra=st.dictionaries(st.text(max_size=8).map("x{}".format), PLAIN, max_size=4),
+    start=st.integers(0, 10**9),
+)
+def test_any_shard_is_read_as_pickle_load_reads_it(rows, order, protocol, old_numpy, extra, start):
+    raw = dumped(shard_of(np.asarray(rows, order=order), start, **extra), protocol, old_numpy=old_numpy)
+    loaded = pickle.loads(raw)
+    header = header_of(raw)
+    assert same(rows_in(raw), loaded["embeddings"])
+    assert (header.start, header.end) == (loaded["start_index"], loaded["end_index"])
+
+
+def test_a_usual_shard_costs_its_first_and_last_eight_kib(tmp_path):
+    class Watched(io.FileIO):
+        touched: ClassVar = set()
+
+        def read(self, size=-1):
+            at = self.tell()
+            got = super().read(size)
+            self.touched |= {place // 8192 for place in range(at, at + len(got))}
+            return got
+
+    path = make_shard(tmp_path, rows_of(4000, 64))
+    with Watched(path) as file:
+        read_header(file, path.stat().st_size, path.name)
+    assert Watched.touched <= {0, (path.stat().st_size - 1) // 8192, (path.stat().st_size - 8192) // 8192}
+
+
+def test_a_checkpoint_may_hold_fewer_rows_than_its_range():
+    raw = dumped(shard_of(rows_of(10), end_index=40))
+    assert (header_of(raw, prefix=True).rows, header_of(raw, prefix=True).end) == (10, 40)
+    with pytest.raises(ShardError, match="40"):
+        header_of(raw)
+
+
+def test_rows_that_disagree_with_the_range_are_named():
+    with pytest.raises(ShardError, match=r"covers rows 0 - 41, which are 41, but it holds 40"):
+        header_of(dumped(shard_of(rows_of(40), end_index=41)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"embeddings": [[1.0, 2.0]]}, "a list, not a numpy array"),
+        ({"embeddings": np.zeros((40, 6), int)}, "not of float16"),
+        ({"embeddings": np.zeros(40, "f4")}, "not \\(rows, dim\\)"),
+        ({"start_index": -1}, "start_index"),
+        ({"cluster_id": "1"}, "cluster_id"),
+        ({"extra": Path("x")}, "pathlib"),
+    ],
+)
+def test_a_refusal_says_why(fields, said):
+    with pytest.raises(ShardError, match=said):
+        header_of(dumped(shard_of(rows_of(40), **fields)))
+
+
+def test_a_pickle_of_something_else_says_what_it_is():
+    with pytest.raises(ShardError, match="it holds a list, not a dict"):
+        header_of(dumped([1, 2]))
+
+
+def test_a_shard_that_is_cut_short_is_told_apart():
+    raw = dumped(shard_of(rows_of(4000, 64)))
+    for end in (10, 1000, len(raw) // 2, len(raw) - 1):
+        with pytest.raises(TruncatedShard):
+            header_of(raw[:end])
+
+
+def test_a_shard_that_shrinks_while_it_is_read_is_noticed(tmp_path):
+    path = make_shard(tmp_path, rows_of(4000, 64))
+    with path.open("r+b", buffering=0) as file:
+        header = read_header(file, path.stat().st_size, path.name)
+        file.truncate(5000)
+        with pytest.raises(TruncatedShard, match="shorter"):
+            read_rows(file, header, 0, 4000)
+
+
+def test_damaged_text_of_protocol_2_is_refused():
+    raw = dumped(shard_of(rows_of(3000, 8)), 2)
+    middle = len(raw) // 2
+    with pytest.raises(ShardError, match="damaged"):
+        rows_in(raw[:middle] + b"\xff\xff" + raw[middle + 2 :])
+
+
+def test_reading_rows_warns_of_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rows_in(dumped(shard_of(rows_of()), old_numpy=True))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cluster1_gpu0.pkl.part",
+        "xcluster1_gpu0.pkl",
+        "cluster_gpu0.pkl",
+        "cluster1_gpu0_checkpoint_5000.pkl",
+        "cluster1_gpu0.pkl\n",
+        "Cluster1_gpu0.pkl",
+        "cluster1_gpu0.PKL",
+        "cluster" + "1" * 99 + "_gpu0.pkl",
+    ],
+)
+def test_names_that_only_look_like_a_shards_do_not_match(name):
+    assert not SHARD_NAME.fullmatch(name)
+
+
+def test_local_shards_come_in_order_of_their_numbers(tmp_path):
+    for gpu in (10, 2, 1):
+        make_shard(tmp_path, rows_of(), gpu=gpu)
+    (tmp_path / "cluster1_gpu3.pkl").mkdir()
+    (tmp_path / "progress.json").touch()
+    assert [path.name for path in local_shards(tmp_path)] == [f"cluster1_gpu{gpu}.pkl" for gpu in (1, 2, 10)]
+
+
+def test_a_folder_without_shards_says_how_to_get_them(tmp_path):
+    with pytest.raises(LocalDataError) as caught:
+        local_shards(tmp_path)
+    assert "invoke sync" in caught.value.hint
+    with pytest.raises(LocalDataError, match="cannot list"):
+        local_shards(tmp_path / "missing")
