@@ -22,7 +22,7 @@ import numpy as np
 from embmerge import atomic
 from embmerge.articles import Articles, read_articles
 from embmerge.coverage import Coverage, check_coverage
-from embmerge.errors import LocalDataError, ShardError
+from embmerge.errors import LocalDataError, ShardError, UsageError
 from embmerge.events import (
     ArticlesRead,
     MergeStarted,
@@ -96,6 +96,7 @@ def merge(
     """
     began = time.monotonic()
     check_suffix(output)
+    _check_apart(output, (articles, *shards))
     observer(MergeStarted(len(shards)))
     with _working() as (pool, stop):
         reading = pool.submit(read_articles, articles, stop=stop)
@@ -170,6 +171,13 @@ def _working() -> Iterator[tuple[ThreadPoolExecutor, threading.Event]]:
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
+
+
+def _check_apart(output: Path, inputs: Sequence[Path]) -> None:
+    """Raise `UsageError` if `output` would take the place of what it is made of."""
+    for each in inputs:
+        if output == each or (output.exists() and each.exists() and output.samefile(each)):
+            raise UsageError(f"the output {output} is one of the files to merge", hint="choose another --output")
 
 
 def _read_headers(paths: Sequence[Path], clusters: Mapping[str, str], observer: Observer) -> list[_Shard]:
@@ -290,11 +298,15 @@ def _check_quality(plan: _Plan, quality: Quality, parts: list[Quality]) -> None:
         return
     bad = [(source.header, part) for source, part in zip(plan.sources, parts, strict=True) if part.bad_rows]
     named = "; ".join(
-        f"{header.name} ({header.cluster or f'cluster {header.cluster_id}'}): {part.bad_rows:,} rows, "
-        f"the first are {', '.join(f'{row:,}' for row in part.first_bad)}"
+        f"{printable(header.name)} ({header.cluster or f'cluster {header.cluster_id}'}): "
+        f"{_rows(part.bad_rows)} {', '.join(f'{row:,}' for row in part.first_bad)}"
         for header, part in bad
     )
     raise LocalDataError(f"NaN or Inf in {named}", hint="have these shards computed again, then sync and merge")
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} rows, the first are" if count > 1 else "1 row, the first is"
 
 
 def _where(plan: _Plan, parts: list[Quality]) -> str:

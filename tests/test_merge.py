@@ -1,0 +1,362 @@
+import hashlib
+import pickle
+import shutil
+import time
+import warnings
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embmerge import events
+from embmerge.errors import DiskError, LocalDataError, ShardError, UsageError
+from embmerge.merge import merge
+from embmerge.mergedfile import open_merged
+from tests.shards import articles_of, make_articles, make_dataset, make_shard, make_shards, rows_of
+
+KEYS = {"title", "id", "url"}
+
+
+def load(path):
+    """What plain pickle.load says, with warnings as errors."""
+    with warnings.catch_warnings(), path.open("rb") as file:
+        warnings.simplefilter("error")
+        return pickle.load(file)
+
+
+def naive(shards, articles):
+    """The rows and articles as most people merge them."""
+    loaded = sorted((pickle.loads(path.read_bytes()) for path in shards), key=lambda shard: shard["start_index"])
+    texts = pickle.loads(articles.read_bytes())
+    rows = np.concatenate([shard["embeddings"] for shard in loaded])[: len(texts)]
+    return rows, [{key: article[key] for key in ("title", "id", "url")} for article in texts]
+
+
+def test_the_merged_file_is_what_the_naive_way_makes(tmp_path):
+    shards, articles, _ = make_dataset(tmp_path, 500, 24, 8, extra=10)
+    result = merge(shards, articles, tmp_path / "out" / "m.pkl")
+    merged, (rows, those) = load(result.output), naive(shards, articles)
+    assert np.array_equal(merged["embeddings"], rows)
+    assert merged["embeddings"].flags.writeable
+    assert merged["embeddings"].dtype == rows.dtype
+    assert merged["articles"] == those
+    assert (merged["total_articles"], merged["embedding_dim"], merged["shape"]) == (500, 24, (500, 24))
+    assert merged["model"] == "all-tests-v1"
+    assert (result.articles, result.extra_rows, result.shards, result.dim) == (500, 10, 8, 24)
+
+
+def test_everything_besides_the_array_is_plain_python(tmp_path):
+    shards, articles, _ = make_dataset(tmp_path)
+    merged = load(merge(shards, articles, tmp_path / "m.pkl").output)
+    plain = {str, int, float, bool, type(None)}
+
+    def check(value):
+        if type(value) in {list, tuple}:
+            [check(item) for item in value]
+        elif type(value) is dict:
+            [check(item) for pair in value.items() for item in pair]
+        else:
+            assert type(value) in plain
+
+    del merged["embeddings"]
+    check(merged)
+
+
+def test_the_figures_are_those_of_numpy(tmp_path):
+    shards, articles, _ = make_dataset(tmp_path, 300, 16, 4)
+    merged = load(merge(shards, articles, tmp_path / "m.pkl").output)
+    norms = np.linalg.norm(merged["embeddings"].astype(np.float64), axis=1)
+    metrics = merged["quality_metrics"]
+    assert metrics["shape"] == (300, 16)
+    assert metrics["dtype"] == "float32"
+    assert metrics["mean_norm"] == pytest.approx(norms.mean())
+    assert metrics["std_norm"] == pytest.approx(norms.std())
+    assert (metrics["min_norm"], metrics["max_norm"]) == (pytest.approx(norms.min()), pytest.approx(norms.max()))
+    assert (metrics["has_nan"], metrics["has_inf"]) == (False, False)
+    first = merged["chunk_info"][0]
+    assert first["mean_norm"] == pytest.approx(norms[: first["end_index"]].mean())
+
+
+def test_every_source_is_told_with_its_sum_and_cluster(tmp_path):
+    shards, articles, _ = make_dataset(tmp_path, 100, 6, 4)
+    merged = load(merge(shards, articles, tmp_path / "m.pkl", clusters={shards[0].name: "tensor01"}).output)
+    chunks = merged["chunk_info"]
+    assert [(c["start_index"], c["end_index"]) for c in chunks] == [(0, 25), (25, 50), (50, 75), (75, 100)]
+    assert [(c["cluster_id"], c["gpu_id"]) for c in chunks] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert [c["filepath"] for c in chunks] == list(map(str, shards))
+    assert [c["sha256"] for c in chunks] == [hashlib.sha256(path.read_bytes()).hexdigest() for path in shards]
+    assert [c["cluster"] for c in chunks] == ["tensor01", None, None, None]
+
+
+def test_the_observer_hears_what_happens_in_order(tmp_path):
+    shards, articles, _ = make_dataset(tmp_path, 100, 6, 4, extra=3)
+    heard = []
+    merge(shards, articles, tmp_path / "m.pkl", observer=heard.append)
+    kinds = list(dict.fromkeys(type(event) for event in heard))
+    assert set(kinds) == {
+        events.MergeStarted, events.ShardLoaded, events.RangesVerified, events.ArticlesRead, events.RowsWritten,
+        events.QualityMeasured, events.Saving, events.Saved,
+    }  # fmt: skip
+    assert kinds[:3] == [events.MergeStarted, events.ShardLoaded, events.RangesVerified]
+    assert kinds[-3:] == [events.QualityMeasured, events.Saving, events.Saved]
+    assert next(e for e in heard if isinstance(e, events.ArticlesRead)) == events.ArticlesRead(100, 3, (100, 6))
+    assert [e.index for e in heard if isinstance(e, events.ShardLoaded)] == [1, 2, 3, 4]
+
+
+def test_the_same_inputs_make_the_same_bytes(tmp_path, monkeypatch):
+    shards, articles, _ = make_dataset(tmp_path)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    one, other = (
+        merge(order, articles, tmp_path / name).output for order, name in ((shards, "1.pkl"), (shards[::-1], "2.pkl"))
+    )
+    assert one.read_bytes() == other.read_bytes()
+    assert load(one)["timestamp"] == "2023-11-14T22:13:20+00:00"
+
+
+def test_without_a_fixed_date_only_the_timestamp_differs(tmp_path, monkeypatch):
+    shards, articles, _ = make_dataset(tmp_path)
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    clock = iter((1_700_000_000.0, 1_800_000_000.0))
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    one, other = (merge(shards, articles, tmp_path / name).output.read_bytes() for name in ("1.pkl", "2.pkl"))
+    assert len(one) == len(other)
+    differing = [place for place, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1]]
+    assert differing[-1] - differing[0] < 25
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".npy", ".safetensors"])
+@pytest.mark.parametrize("dtype", ["<f2", ">f4", "<f8"])
+def test_any_float_can_be_merged_into_any_format(tmp_path, suffix, dtype):
+    shards, articles, rows = make_dataset(tmp_path, 60, 5, 3, dtype=dtype)
+    merged = open_merged(merge(shards, articles, tmp_path / f"m{suffix}").output)
+    assert np.array_equal(merged.rows(0, 60), rows)
+    assert merged.dtype == rows.dtype.newbyteorder("=")
+    assert [article["title"] for article in merged.articles()] == [article["title"] for article in articles_of(60)]
+    merged.close()
+
+
+SPELLINGS = st.tuples(
+    st.lists(st.integers(2, 5), min_size=6, max_size=6), st.lists(st.booleans(), min_size=6, max_size=6), st.booleans()
+)
+SHAPES = st.tuples(st.integers(1, 6), st.integers(1, 60), st.integers(1, 20))
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    shape=SHAPES,
+    extra=st.integers(0, 10),
+    dtype=st.sampled_from(["<f2", "<f4", ">f4", "<f8"]),
+    spelling=SPELLINGS,
+)
+def test_random_shards_merge_as_the_naive_way_merges_them(tmp_path_factory, shape, extra, dtype, spelling):
+    count, rows, dim = shape
+    protocols, fortran, old_numpy = spelling
+    folder = tmp_path_factory.mktemp("random")
+    table = rows_of(max(count, rows), dim, dtype, seed=count)
+    rows = len(table)
+    articles = make_articles(folder / "a.pkl", max(1, rows - extra), protocols[0])
+    edges = np.linspace(0, rows, count + 1).astype(int).tolist()
+    shards = [
+        make_shard(
+            folder,
+            np.asarray(table[start:end], order="F" if fortran[number] else "C"),
+            start,
+            gpu=number,
+            protocol=protocols[number],
+            old_numpy=old_numpy,
+        )
+        for number, (start, end) in enumerate(pairwise(edges))
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected, those = naive(shards, articles)
+    merged = load(merge(shards, articles, folder / "m.pkl").output)
+    assert merged["embeddings"].tobytes() == expected.astype(expected.dtype.newbyteorder("=")).tobytes()
+    assert merged["articles"] == those
+
+
+def test_shards_of_either_byte_order_are_one_dataset(tmp_path):
+    rows = rows_of(40, 4)
+    shards = [make_shard(tmp_path, rows[:20].astype(">f4"), gpu=0), make_shard(tmp_path, rows[20:], 20, gpu=1)]
+    merged = load(merge(shards, make_articles(tmp_path / "a.pkl", 40), tmp_path / "m.pkl").output)
+    assert np.array_equal(merged["embeddings"], rows)
+
+
+def test_shards_of_different_dtype_are_named(tmp_path):
+    shards = [make_shard(tmp_path, rows_of(20)), make_shard(tmp_path, rows_of(20, dtype="<f8"), 20, gpu=1)]
+    articles = make_articles(tmp_path / "a.pkl", 40)
+    with pytest.raises(LocalDataError, match=r"dtype.*in cluster1_gpu\d\.pkl"):
+        merge(shards, articles, tmp_path / "m.pkl")
+    merged = load(merge(shards, articles, tmp_path / "m.pkl", dtype="float32").output)
+    assert merged["embeddings"].dtype == np.float32
+
+
+def test_values_too_large_for_the_chosen_dtype_are_an_error(tmp_path):
+    shard = make_shard(tmp_path, np.full((4, 3), 1e30, "<f8"))
+    with pytest.raises(LocalDataError, match=r"cluster1_gpu0\.pkl has values too large for float16"):
+        merge([shard], make_articles(tmp_path / "a.pkl", 4), tmp_path / "m.pkl", dtype="float16")
+
+
+# --- what is refused, leaving nothing ----------------------------------------------------------------------------------
+
+
+def refused(tmp_path, shards, articles, error=LocalDataError, output="m.pkl", **how):
+    """The error of a merge that must leave no file behind."""
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(error) as caught:
+        merge(shards, articles, tmp_path / output, **how)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+    return caught.value
+
+
+def test_a_gap_names_the_rows_and_its_neighbours(tmp_path):
+    shards, articles, _ = make_dataset(tmp_path, 100, 6, 4)
+    error = refused(tmp_path, [*shards[:1], *shards[2:]], articles)
+    assert "25 - 50" in error.message
+    assert shards[0].name in error.message
+    assert shards[2].name in error.message
+    assert error.exit_code == 5
+
+
+def test_every_problem_is_said_at_once(tmp_path):
+    shards, articles, _ = make_dataset(tmp_path, 100, 6, 4)
+    odd = make_shard(tmp_path / "odd", rows_of(50, 6), 50, 9, 9, model="other")
+    error = refused(tmp_path, [shards[0], *shards[2:], odd], articles)
+    assert all(word in error.message for word in ("gap", "overlap", "different model"))
+
+
+def test_the_same_rows_twice_are_refused(tmp_path):
+    shards, articles, _ = make_dataset(tmp_path)
+    twin = tmp_path / "embeddings" / "cluster9_gpu9.pkl"
+    twin.write_bytes(shards[0].read_bytes())
+    assert "held twice" in refused(tmp_path, [*shards, twin], articles).message
+
+
+def test_every_unreadable_shard_is_named(tmp_path):
+    shards, articles, _ = make_dataset(tmp_path)
+    shards[0].write_bytes(b"nothing")
+    shards[2].write_bytes(shards[2].read_bytes()[:-3])
+    error = refused(tmp_path, shards, articles, ShardError)
+    assert shards[0].name in error.message
+    assert shards[2].name in error.message
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    shards, articles, _ = make_dataset(tmp_path)
+    shards[1].unlink()
+    assert shards[1].name in refused(tmp_path, shards, articles, ShardError).message
+
+
+def test_no_shards_at_all(tmp_path):
+    assert "no shards" in refused(tmp_path, [], make_articles(tmp_path / "a.pkl", 3)).message
+
+
+def test_too_few_rows_for_the_articles(tmp_path):
+    shards, _, _ = make_dataset(tmp_path, 100)
+    error = refused(tmp_path, shards, make_articles(tmp_path / "b.pkl", 120))
+    assert "rows 100 - 120 are missing at the end" in error.message
+
+
+def test_more_extra_rows_than_allowed(tmp_path):
+    shards, articles, _ = make_dataset(tmp_path, 100, extra=11)
+    assert "11 more" in refused(tmp_path, shards, articles).message
+    assert merge(shards, articles, tmp_path / "m.pkl", max_extra_rows=11).extra_rows == 11
+
+
+def test_another_number_of_articles_than_expected(tmp_path):
+    shards, articles, _ = make_dataset(tmp_path, 100)
+    assert "100 articles, but 101 are expected" in refused(tmp_path, shards, articles, expected_articles=101).message
+
+
+def test_a_missing_articles_file(tmp_path):
+    shards, _, _ = make_dataset(tmp_path)
+    error = refused(tmp_path, shards, tmp_path / "nothing.pkl")
+    assert "articles file missing" in error.message
+    assert "--articles" in error.hint
+
+
+def test_an_articles_file_that_is_no_list(tmp_path):
+    shards, articles, _ = make_dataset(tmp_path)
+    articles.write_bytes(pickle.dumps({"title": "t"}))
+    assert "a.pkl is not an articles file" in refused(tmp_path, shards, articles).message
+
+
+def test_an_empty_articles_file(tmp_path):
+    shards, articles, _ = make_dataset(tmp_path)
+    articles.write_bytes(pickle.dumps([]))
+    assert "no articles" in refused(tmp_path, shards, articles).message
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_nan_and_inf_name_shard_cluster_and_rows(tmp_path, bad):
+    rows = rows_of(100, 6)
+    rows[[31, 40, 77], 2] = bad
+    shards = make_shards(tmp_path / "embeddings", rows)
+    clusters = {shards[1].name: "tensor01"}
+    error = refused(tmp_path, shards, make_articles(tmp_path / "a.pkl", 100), clusters=clusters)
+    assert f"{shards[1].name} (tensor01): 2 rows, the first are 31, 40" in error.message
+    assert f"{shards[3].name} (cluster 2): 1 row, the first is 77" in error.message
+
+
+def test_nan_in_rows_that_are_left_out_does_no_harm(tmp_path):
+    rows = rows_of(103, 6)
+    rows[100:] = np.nan
+    shards = make_shards(tmp_path / "embeddings", rows)
+    assert merge(shards, make_articles(tmp_path / "a.pkl", 100), tmp_path / "m.pkl").extra_rows == 3
+
+
+def test_rows_of_zeros_are_counted_and_warned_of(tmp_path):
+    rows = rows_of(100, 6)
+    rows[[3, 60, 61]] = 0
+    shards = make_shards(tmp_path / "embeddings", rows)
+    heard = []
+    result = merge(shards, make_articles(tmp_path / "a.pkl", 100), tmp_path / "m.pkl", observer=heard.append)
+    (warned,) = [event for event in heard if isinstance(event, events.Warned)]
+    assert result.quality.zero_rows == 3
+    assert "3 rows" in warned.text
+    assert shards[0].name in warned.text
+
+
+def test_an_unknown_suffix_lists_the_known_ones(tmp_path):
+    shards, articles, _ = make_dataset(tmp_path)
+    error = refused(tmp_path, shards, articles, UsageError, output="m.h5")
+    assert ".safetensors" in error.hint
+
+
+def test_an_output_that_is_a_folder(tmp_path):
+    shards, articles, _ = make_dataset(tmp_path)
+    (tmp_path / "m.pkl").mkdir()
+    assert "m.pkl" in refused(tmp_path, shards, articles, DiskError).message
+
+
+def test_an_output_folder_that_is_a_file(tmp_path):
+    shards, articles, _ = make_dataset(tmp_path)
+    (tmp_path / "out").touch()
+    assert "out" in refused(tmp_path, shards, articles, DiskError, output="out/m.pkl").message
+
+
+def test_a_disk_without_room_is_known_before_the_first_row(tmp_path, monkeypatch):
+    shards, articles, _ = make_dataset(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(10, 9, 1))
+    heard = []
+    assert "free" in refused(tmp_path, shards, articles, DiskError, observer=heard.append).message
+    assert not [event for event in heard if isinstance(event, events.RowsWritten)]
+
+
+@pytest.mark.parametrize("which", ["articles", "shard", "link"])
+def test_an_output_in_the_place_of_an_input_is_refused(tmp_path, which):
+    shards, articles, _ = make_dataset(tmp_path)
+    (tmp_path / "link.pkl").symlink_to(shards[1])
+    output = {"articles": articles, "shard": shards[1], "link": tmp_path / "link.pkl"}[which]
+    assert "one of the files to merge" in refused(tmp_path, shards, articles, UsageError, output=output).message
+
+
+def test_the_old_output_stays_when_the_new_one_is_refused(tmp_path):
+    shards, articles, _ = make_dataset(tmp_path)
+    before = merge(shards, articles, tmp_path / "m.pkl").output.read_bytes()
+    refused(tmp_path, shards[1:], articles)
+    assert (tmp_path / "m.pkl").read_bytes() == before
