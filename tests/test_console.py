@@ -238,6 +238,26 @@ def test_lines_wait_while_the_person_is_asked():
     assert out.getvalue() == "Code: \nFound 2 embedding files\n"
 
 
+def test_a_question_that_is_never_answered_holds_no_error_back():
+    out, asked, over = io.StringIO(), threading.Event(), threading.Event()
+
+    class Screen(PlainScreen):
+        def ask(self, prompt):
+            asked.set()
+            over.wait(10)  # the person presses Ctrl-C instead
+            return prompt
+
+    with Console(Screen(out, out)) as console:
+        thread = threading.Thread(target=console._ask, args=("Code: ",))
+        thread.start()
+        assert asked.wait(10)
+        console(e.ShardsFound("b", 2, 20))
+        console.error(Interrupted("stopped"))
+        assert out.getvalue() == "Found 2 embedding files\nStopped\n"
+        over.set()
+        thread.join()
+
+
 def test_a_reader_who_leaves_stops_nothing():
     code = (
         "from embmerge.console import Console\nfrom embmerge import events as e\nimport os, sys\n"

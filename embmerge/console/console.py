@@ -14,7 +14,7 @@ from embmerge.console.board import Board
 from embmerge.console.jsonify import jsonify
 from embmerge.console.lines import lines
 from embmerge.console.results import render
-from embmerge.console.screen import PlainScreen, Screen
+from embmerge.console.screen import PlainScreen, Screen, terminal_as_it_is
 from embmerge.errors import EmbmergeError, Interrupted
 from embmerge.events import Checked, ClusterEvent, ClusterFailed, Detail, Event, Warned
 
@@ -48,6 +48,7 @@ class Console:
         self._lock = threading.RLock()
         self._asking = threading.Lock()
         self._held: list[tuple[str, bool]] | None = None  # what waits until the person has answered
+        self._put_back: Callable[[], None] = lambda: None
         self._closed = threading.Event()
         self._printed_at = clock()
         self._last = ""  # the last line of the last result: all that --quiet leaves of it
@@ -87,6 +88,7 @@ class Console:
     ) -> None:
         self._closed.set()
         with self._lock:
+            self._release()
             self._screen.stop()
             if self._quiet and self._last:
                 self._screen.write(self._last)
@@ -143,6 +145,7 @@ class Console:
     def error(self, error: EmbmergeError) -> None:
         """Print an error and what to do next; the first one is the JSON document's."""
         with self._lock:
+            self._release()
             self._last = ""
             if self._stdout and self._document["ok"]:
                 self._document |= {"ok": False, "error": jsonify(error)}
@@ -212,14 +215,20 @@ class Console:
         """One question at a time; the work goes on meanwhile, its lines follow the answer."""
         with self._asking:
             with self._lock:
-                self._held = []
+                self._held, self._put_back = [], terminal_as_it_is()
             try:
                 return self._screen.ask(prompt)
             finally:
-                with self._lock:
-                    held, self._held = self._held, None
-                    for text, error in held:
-                        self._screen.write(text, error=error)
+                self._release()
+
+    def _release(self) -> None:
+        """Print what waited for an answer. If nobody gives one any more, the terminal's echo is still off."""
+        with self._lock:
+            if self._held is not None:
+                held, self._held = self._held, None
+                self._put_back()
+                for text, error in held:
+                    self._screen.write(text, error=error)
 
 
 def _key(result: Any) -> str:

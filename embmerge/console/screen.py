@@ -2,7 +2,9 @@
 
 import getpass
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Protocol, TextIO
 
 # What stands for our own marks where UTF-8 is not understood.
@@ -94,6 +96,23 @@ def speaks_utf8(stream: TextIO, environment: Mapping[str, str] = os.environ) -> 
     if environment.get("PYTHONIOENCODING") or environment.get("PYTHONUTF8") == "1":
         return True
     return (environment.get("LC_ALL") or environment.get("LANG") or "") not in {"C", "POSIX"}
+
+
+def terminal_as_it_is() -> Callable[[], None]:
+    """A function that puts the person's terminal back to how it is now: a question switches the echo off."""
+    try:
+        import termios  # noqa: PLC0415  not every Python has it
+
+        with Path("/dev/tty").open("rb", buffering=0) as terminal:
+            state = termios.tcgetattr(terminal)
+    except (ImportError, OSError):
+        return lambda: None
+
+    def put_back() -> None:
+        with suppress(OSError, termios.error), Path("/dev/tty").open("rb", buffering=0) as terminal:
+            termios.tcsetattr(terminal, termios.TCSANOW, state)
+
+    return put_back
 
 
 def _detach(stream: TextIO) -> None:

@@ -26,6 +26,7 @@ from embmerge.settings import Settings
 Ask = Callable[[str], str]  # shows a prompt to the person, returns what they type
 
 _DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
+_PATIENCE = 120.0  # seconds for a person to find their second factor; sshd's LoginGraceTime gives no more
 _ROUNDS = 5  # of questions that a server may ask for one login
 
 
@@ -208,6 +209,8 @@ class _Login(AuthStrategy):  # type: ignore[misc]  paramiko is untyped
                 raise paramiko.AuthenticationException("too many questions")
             return [self._answer(question, unused) for question, _echo in questions]
 
+        if self._door.ask:
+            transport.auth_timeout = max(transport.auth_timeout, _PATIENCE)
         try:
             return self._rest(transport, transport.auth_interactive(self._hop.user, answers))
         except paramiko.AuthenticationException as error:
