@@ -22,6 +22,7 @@ _MARK = ".made-by-embmerge-demo"
 _USER = "ada"
 _MOST = 100_000_000
 _TO_TRY = ("verify-remote", "sync", "merge", "inspect")
+_ROOT = Path(__file__).resolve().parents[2]  # where tasks.py lies
 
 
 def run(
@@ -42,7 +43,7 @@ def run(
     with clusters(folder, size, say):
         if keep_running:
             say(f"\nThe clusters are up until you press Ctrl-C. From another terminal, in {folder}:\n")
-            say("\n".join(f"  cd {quote(str(folder.resolve()))} && invoke {line}" for line in _TO_TRY))
+            say("\n".join(f"  {_typed(folder.resolve(), task)}" for task in _TO_TRY))
             while not stop.wait(1):
                 pass
             return
@@ -53,7 +54,7 @@ def run(
             f"invoke full ended with exit code {code}", hint=f"its messages stand above; {folder} is kept"
         )
     say(f"\nThe merged file is {folder / 'merged' / 'embeddings.pkl'}. Look at it:\n")
-    say(f"  cd {quote(str(folder))} && invoke inspect\n  cd {quote(str(folder))} && invoke report")
+    say(f"  {_typed(folder, 'inspect')}\n  {_typed(folder, 'report')}")
 
 
 @contextmanager
@@ -83,11 +84,17 @@ def clusters(folder: Path, size: Size, say: Callable[[str], None]) -> Iterator[l
         yield names
 
 
+def _typed(folder: Path, task: str) -> str:
+    """What a person types to run `task` in `folder`; Invoke looks for tasks.py in the folders above by itself."""
+    beyond = "" if folder.resolve().is_relative_to(_ROOT) else f"--search-root {quote(str(_ROOT))} "
+    return f"cd {quote(str(folder))} && invoke {beyond}{task}"
+
+
 def _invoke(folder: Path, *arguments: str) -> int:
     """Run `invoke` with `arguments` in `folder`, as a person would type it; returns its exit code."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("INVOKE_")}
     return subprocess.run(  # noqa: S603  our own words
-        [sys.executable, "-m", "invoke", *arguments],
+        [sys.executable, "-m", "invoke", "--search-root", str(_ROOT), *arguments],
         cwd=folder,
         env=environment,
         stdout=sys.stderr if "--quiet" in arguments else None,

@@ -1,0 +1,199 @@
+"""The tasks as a person types them: `invoke …` in a folder of its own, against two real SSH servers."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embmerge.demo import clusters
+from embmerge.demo.dataset import Size
+
+ROOT = Path(__file__).resolve().parent.parent
+SECRETS = ("password", "passphrase")
+
+
+def invoke(folder, *words, **environment):
+    """Run it off a terminal; returns the finished process."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("INVOKE_")}
+    own |= {"HOME": str(folder / "home"), "LANG": "C.UTF-8", **environment}
+    command = [sys.executable, "-m", "invoke", "--search-root", str(ROOT), *words]
+    return subprocess.run(command, cwd=folder, env=own, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tasks") / "place"
+    with clusters(folder, Size(rows=400, dim=8), lambda _line: None):
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def done(place):
+    return invoke(place, "full", "--output", "merged/all.pkl")
+
+
+def secrets_in(folder):
+    files = (folder / ".credentials").glob("*.credentials")
+    return [json.loads(file.read_text())["password"] for file in files]
+
+
+def test_full_ends_well(done):
+    assert done.returncode == 0, done.stderr
+
+
+def test_full_makes_the_file_that_concatenate_would(place, done):
+    merged = pickle.loads((place / "merged/all.pkl").read_bytes())
+    shards = [pickle.loads(path.read_bytes()) for path in (place / "embeddings").glob("cluster*.pkl")]
+    shards.sort(key=lambda shard: shard["start_index"])
+    assert np.array_equal(merged["embeddings"], np.concatenate([shard["embeddings"] for shard in shards])[:400])
+
+
+def test_full_ends_with_the_next_command_and_the_persons_own_path(done):
+    assert done.stdout.rstrip().endswith("invoke report --path merged/all.pkl")
+
+
+def test_lines_of_clusters_say_whose_they_are(done):
+    assert "tensor01 | SYNCING FROM TENSOR01" in done.stdout
+    assert "tensor02 |   [1/4] cluster2_gpu0.pkl... ✓" in done.stdout
+
+
+def test_one_cluster_alone_needs_no_name_before_its_lines(place):
+    ran = invoke(place, "sync", "--cluster", "tensor01", "--embeddings", "alone")
+    assert "\nSYNCING FROM TENSOR01\nOutput directory: alone\n" in f"\n{ran.stdout}"
+
+
+def test_a_second_sync_fetches_nothing(place, done):
+    assert "unchanged" in invoke(place, "sync").stdout
+
+
+def test_dry_run_downloads_nothing(place):
+    assert invoke(place, "sync", "--dry-run", "--embeddings", "dry").returncode == 0
+    assert not list(place.glob("dry/cluster*"))
+
+
+def test_invokes_own_dry_means_dry_run(place):
+    assert invoke(place, "--dry", "sync", "--embeddings", "dry2").returncode == 0
+    assert not list(place.glob("dry2/cluster*"))
+
+
+def test_one_healthy_cluster_says_which_rows_it_does_not_hold(place):
+    ran = invoke(place, "verify-remote", "--cluster", "tensor02")
+    assert ran.returncode == 0
+    assert "rows 0 - 205 are left for other clusters" in ran.stdout
+
+
+def test_one_flag_may_name_several_clusters(place):
+    ran = invoke(place, "verify-remote", "--cluster", "tensor02 tensor01", "--json")
+    assert [each["cluster"] for each in json.loads(ran.stdout)["survey"]["clusters"]] == ["tensor02", "tensor01"]
+
+
+@pytest.mark.parametrize("task", ["verify-remote", "sync", "full", "inspect", "doctor", "merge"])
+def test_json_is_one_document_on_stdout_and_the_log_is_on_stderr(place, done, task):
+    more = ["--path", "merged/all.pkl"] if task == "inspect" else []
+    ran = invoke(place, task, "--json", *more)
+    assert json.loads(ran.stdout)["ok"] is True
+
+
+def test_json_of_an_error_says_what_and_what_next(place):
+    ran = invoke(place, "merge", "--articles", "nowhere.pkl", "--json")
+    error = json.loads(ran.stdout)["error"]
+    assert ran.returncode == 5
+    assert error["exit_code"] == 5
+    assert "nowhere.pkl" in error["message"]
+    assert error["hint"]
+
+
+def test_quiet_leaves_the_last_line(place, done):
+    ran = invoke(place, "merge", "--quiet")
+    assert len(ran.stdout.splitlines()) == 1
+    assert "Merged 8 shards" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "what"),
+    [
+        (["sync", "--connections", "many"], 2, "--connections"),
+        (["sync", "--cluster", "nowhere"], 2, "nowhere"),
+        (["merge", "--articles", "nowhere.pkl"], 5, "articles file missing: nowhere.pkl"),
+        (["merge", "--embeddings", "nowhere"], 5, "nowhere"),
+        (["merge", "--output", "merged.txt"], 2, ".txt"),
+        (["inspect", "--path", "nowhere.pkl"], 5, "nowhere.pkl"),
+        (["report", "--path", "nowhere.pkl"], 5, "nowhere.pkl"),
+        (["convert", "--path", "nowhere.pkl"], 2, "--output"),
+        (["verify-remote", "--wait", "soon"], 2, "--wait"),
+        (["demo", "--rows", "none"], 2, "--rows"),
+    ],
+)
+def test_a_mistake_gets_one_line_one_hint_and_its_exit_code(place, words, code, what):
+    ran = invoke(place, *words)
+    assert ran.returncode == code
+    first, *rest = ran.stderr.strip().splitlines()
+    assert what in first
+    assert len(rest) <= 1
+    assert "Traceback" not in ran.stderr
+
+
+def test_the_environment_overrides_invoke_yaml(place):
+    ran = invoke(place, "merge", INVOKE_EMBMERGE_EXPECTED_ARTICLES="399")
+    assert ran.returncode == 5
+    assert "399 are expected" in ran.stderr
+
+
+def test_a_flag_overrides_the_environment(place, done):
+    ran = invoke(place, "inspect", "--path", "merged/all.pkl", INVOKE_EMBMERGE_OUTPUT="nowhere.pkl")
+    assert ran.returncode == 0
+
+
+def test_a_mistyped_number_in_the_environment_is_no_traceback(place):
+    ran = invoke(place, "sync", INVOKE_EMBMERGE_CONNECTIONS="four")
+    assert ran.returncode == 2
+    assert "INVOKE_EMBMERGE_CONNECTIONS" in ran.stderr
+
+
+def test_a_traceback_is_shown_on_request(place):
+    ran = invoke(place, "merge", "--articles", "nowhere.pkl", INVOKE_EMBMERGE_TRACEBACK="1")
+    assert "Traceback" in ran.stderr
+
+
+def test_a_missing_articles_file_is_known_before_the_download(place):
+    ran = invoke(place, "full", "--articles", "nowhere.pkl", "--embeddings", "early")
+    assert ran.returncode == 5
+    assert not list(place.glob("early/cluster*"))
+
+
+@pytest.mark.parametrize("words", [["-d", "sync", "--dry-run"], ["doctor", "--verbose"], ["sync", "--json"]])
+def test_no_secret_appears_in_any_output(place, words):
+    ran = invoke(place, *words, INVOKE_EMBMERGE_TRACEBACK="1")
+    assert not any(secret in ran.stdout + ran.stderr for secret in secrets_in(place))
+
+
+def test_every_task_has_a_summary_of_one_line_and_help_for_every_flag():
+    listed = invoke(ROOT, "--list", "--list-format", "json")
+    tasks = json.loads(listed.stdout)["tasks"]
+    assert {task["name"] for task in tasks} == {
+        "verify-remote", "sync", "merge", "full", "doctor", "inspect", "report", "convert", "demo",
+    }  # fmt: skip
+    assert all(task["help"] for task in tasks)
+
+
+@pytest.mark.parametrize("task", ["verify-remote", "sync", "merge", "full", "doctor", "inspect", "report", "demo"])
+def test_help_names_every_flag_once(task):
+    shown = invoke(ROOT, task, "--help").stdout
+    flags = [line for line in shown.splitlines() if line.startswith("  --")]
+    assert all(len(line.split()) > 2 for line in flags)
+
+
+def test_inspect_and_report_tell_of_the_merged_file(place, done):
+    assert "Shape: (400, 8)" in invoke(place, "inspect", "--path", "merged/all.pkl").stdout
+    assert "Usable" in invoke(place, "report", "--path", "merged/all.pkl").stdout
+    assert (place / "merged/all.report.html").exists()
+
+
+def test_convert_writes_another_format(place, done):
+    assert invoke(place, "convert", "--path", "merged/all.pkl", "--output", "merged/all.npy").returncode == 0
+    assert np.load(place / "merged/all.npy", mmap_mode="r").shape == (400, 8)
