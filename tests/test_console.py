@@ -253,7 +253,7 @@ def test_a_question_that_is_never_answered_holds_no_error_back():
         assert asked.wait(10)
         console(e.ShardsFound("b", 2, 20))
         console.error(Interrupted("stopped"))
-        assert out.getvalue() == "Found 2 embedding files\nStopped\n"
+        assert out.getvalue() == "\nFound 2 embedding files\nStopped\n"
         over.set()
         thread.join()
 

@@ -219,12 +219,14 @@ class Console:
             try:
                 return self._screen.ask(prompt)
             finally:
-                self._release()
+                self._release(answered=True)
 
-    def _release(self) -> None:
+    def _release(self, *, answered: bool = False) -> None:
         """Print what waited for an answer. If nobody gives one any more, the terminal's echo is still off."""
         with self._lock:
             if self._held is not None:
+                if not answered:
+                    self._screen.write("")  # the prompt's line ends here
                 held, self._held = self._held, None
                 self._put_back()
                 for text, error in held:
