@@ -199,7 +199,7 @@ def test_values_too_large_for_the_chosen_dtype_are_an_error(tmp_path):
         merge([shard], make_articles(tmp_path / "a.pkl", 4), tmp_path / "m.pkl", dtype="float16")
 
 
-# --- what is refused, leaving nothing ----------------------------------------------------------------------------------
+# --- what is refused, leaving nothing ---
 
 
 def refused(tmp_path, shards, articles, error=LocalDataError, output="m.pkl", **how):
