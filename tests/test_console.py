@@ -81,7 +81,7 @@ def test_an_error_that_stands_there_already_is_not_repeated():
     for event in ALL_OF_IT:
         console(event)
     console.error(ConnectError("a: connection refused", hint="is sshd running?"))
-    assert err.getvalue() == "✗ a: connection refused\n  is sshd running?\n"
+    assert err.getvalue() == "✗ connection refused\n  is sshd running?\n"
 
 
 def test_an_error_is_repeated_where_other_lines_came_between():
@@ -101,7 +101,7 @@ def test_quiet_leaves_errors_and_the_last_line():
         console.show(CountResult(5, Path("x")))
         console.next("invoke merge")
     assert out.getvalue() == "5 rows counted\n"
-    assert err.getvalue() == "✗ a: connection refused\n  is sshd running?\n"
+    assert err.getvalue() == "✗ connection refused\n  is sshd running?\n"
 
 
 def test_json_is_one_document_and_the_log_goes_to_stderr():

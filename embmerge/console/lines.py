@@ -64,12 +64,12 @@ def _(event: e.ShardsFound, board: Board) -> list[str]:  # noqa: ARG001
 @lines.register
 def _(event: e.Retrying, board: Board) -> list[str]:  # noqa: ARG001
     pause = f"in {duration(event.pause)}" if event.pause else "now"
-    return [f"! {event.reason}; try {event.attempt} of {event.retries} {pause}"]
+    return [f"! {_without(event.cluster, event.reason)}; try {event.attempt} of {event.retries} {pause}"]
 
 
 @lines.register
 def _(event: e.ClusterFailed, board: Board) -> list[str]:  # noqa: ARG001
-    return [f"✗ {event.message}", *([f"  {event.hint}"] if event.hint else [])]
+    return [f"✗ {_without(event.cluster, event.message)}", *([f"  {event.hint}"] if event.hint else [])]
 
 
 @lines.register
@@ -91,6 +91,11 @@ def _(event: e.SyncStarted, board: Board) -> list[str]:
         f"Output directory: {event.directory}",
         *([f"Remote directory: {_below_home(remote_dir)}"] if remote_dir else []),
     ]
+
+
+def _without(cluster: str, message: str) -> str:
+    """`message` without the name that stands before it: the line says already whose it is."""
+    return message.removeprefix(f"{cluster}: ")
 
 
 def _below_home(remote_dir: str) -> str:

@@ -45,7 +45,7 @@ def survey_lines(survey: "Survey", width: int | None) -> list[str]:
 
 def _cluster(each: "ClusterSurvey", width: int | None) -> list[str]:
     if each.error:
-        return ["", f"{each.cluster.upper()}  not looked into: {each.error.message}"]
+        return ["", f"{each.cluster.upper()}  not looked into: {each.error.message.removeprefix(f'{each.cluster}: ')}"]
     lines = ["", f"{each.cluster.upper()}  {printable(each.remote_dir)}"]
     lines += table(_COLUMNS, [_row(finding) for finding in each.findings], width)
     whole = {finding.file.name.removesuffix(".pkl") for finding in each.findings if finding.header}
@@ -97,6 +97,8 @@ def _coverage(survey: "Survey") -> list[str]:
         held = f"rows {coverage.start:,} - {coverage.end:,}"
         mark, once = ("✓", "each held once") if coverage.ok else ("·", f"{coverage.rows:,} of them are held")
         lines.insert(0, f"  {mark} {held}: {once}, by {_shards(coverage)}")
+    elif not lines:
+        lines.append("  · no shard was seen")
     for start, end in coverage.left:
         rows = f"rows {start:,} - {end:,}" if end is not None else f"rows from {start:,} on, if there are any,"
         lines.append(f"  · {rows} are left for other clusters")
