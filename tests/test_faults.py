@@ -278,7 +278,7 @@ def test_a_full_disk_is_said_and_nothing_is_half_written(lab):
 
 
 def test_fewer_connections_than_asked_are_said_once(tmp_path):
-    with Lab(tmp_path, relay={"at_most": 2}) as lab:
+    with Lab(tmp_path, relay={"at_most": 2, "rate": 30 * MB}) as lab:
         lab.shards(2, rows=20_000)
         assert lab.sync(connections=4).error is None
         assert len(lab.same()) == 2

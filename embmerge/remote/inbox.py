@@ -1,12 +1,13 @@
 """What an SFTP server answers, taken apart as it arrives, in the thread of the transport.
 
 An `Inbox` stands in for the buffer of a paramiko channel. paramiko feeds it with whatever came in a packet. Bytes of a
-file go on to the `Sink` of the read that asked for them, without a copy; anything else is kept until its end.
+file go on to the `Sink` of the read that asked for them, without a copy, and once for all packets of an answer: each
+write hands Python's lock around. Anything else is kept until its end.
 """
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,8 +28,8 @@ class WireError(Exception):
 class Sink(Protocol):
     """Where the bytes of a file go; called in the transport's thread."""
 
-    def __call__(self, offset: int, data: memoryview, /) -> None:
-        """Put `data` at `offset` of the file."""
+    def __call__(self, offset: int, parts: Sequence[memoryview], /) -> None:
+        """Put `parts`, one after the other, at `offset` of the file."""
 
 
 @dataclass
@@ -68,6 +69,7 @@ class Inbox:
         self._need = _HEAD
         self._reads: dict[int, Read] = {}
         self._reading: Read | None = None
+        self._parts: list[memoryview] = []  # of `_reading`, on their way to its sink
         self._number = self._left = self._nbytes = 0
         self._replies: list[Reply] = []
         self._unacknowledged = 0
@@ -95,6 +97,7 @@ class Inbox:
     def close(self) -> None:
         """The channel is at its end; what came before may still be taken."""
         with self._news:
+            self._hand_over()
             self.closed = True
             self._news.notify()
 
@@ -130,6 +133,7 @@ class Inbox:
     def shut(self) -> None:
         """Forget whatever still arrives. When this returns, no sink is in use and none will be."""
         with self._news:
+            self._hand_over()
             self._shut = True
 
     def read_ready(self) -> bool:
@@ -147,7 +151,7 @@ class Inbox:
     def _parse(self, data: memoryview) -> None:
         while data:
             if self._reading:
-                data = self._deliver(self._reading, data)
+                data = self._deliver(data)
                 continue
             missing = self._need - len(self._head)
             self._head += data[:missing]
@@ -155,15 +159,25 @@ class Inbox:
             if len(self._head) == self._need:
                 self._advance()
 
-    def _deliver(self, read: Read, data: memoryview) -> memoryview:
+    def _deliver(self, data: memoryview) -> memoryview:
         part = data[: self._left]
-        read.sink(read.offset + read.received, part)
-        read.received += len(part)
+        self._parts.append(part)
         self._left -= len(part)
         if not self._left:
+            self._hand_over()
             self._reading = None
             self._replies.append(Reply(DATA, self._number, nbytes=self._nbytes))
         return data[len(part) :]
+
+    def _hand_over(self) -> None:
+        """Give to the sink what has come for it."""
+        read, parts, self._parts = self._reading, self._parts, []
+        if read and parts and not self.failure:
+            try:
+                read.sink(read.offset + read.received, parts)
+                read.received += sum(map(len, parts))
+            except Exception as error:  # noqa: BLE001  raised in the user's thread instead
+                self.failure = error
 
     def _advance(self) -> None:
         """`_head` holds as much as was needed: decide whether that is an answer, or how much more is."""

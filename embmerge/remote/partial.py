@@ -17,7 +17,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,12 +54,14 @@ class Partial:
             else:
                 os.write(self._journal, b"\n")  # the run before may have ended within a line
 
-    def write(self, offset: int, data: memoryview) -> None:
-        """Put `data` at `offset`. It counts once it was added."""
+    def write(self, offset: int, parts: Sequence[memoryview]) -> None:
+        """Put `parts`, one after the other, at `offset`. They count once they were added."""
         with self._disk_errors():
-            while data:
-                written = os.pwrite(self._data, data, offset)
-                offset, data = offset + written, data[written:]
+            written = os.pwritev(self._data, parts, offset)
+            rest = memoryview(b"".join(parts))[written:] if written < sum(map(len, parts)) else None
+            while rest:  # the disk is about to be full, or a signal came
+                written += (more := os.pwrite(self._data, rest, offset + written))
+                rest = rest[more:]
 
     def add(self, start: int, end: int) -> None:
         """The bytes `[start, end)` are in place."""
@@ -179,7 +181,7 @@ class Kept:
             for start, end in self.done:
                 for at in range(start, end, _COPY):
                     data = os.pread(source.fileno(), min(_COPY, end - at), at)
-                    partial.write(at, memoryview(data))
+                    partial.write(at, [memoryview(data)])
                     partial.add(at, at + len(data))
         self.discard()
         return partial

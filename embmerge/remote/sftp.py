@@ -164,7 +164,7 @@ class SftpChannel:
         def finish(error: OSError | None) -> None:
             then(error if error and error.errno != errno.ENODATA else bytes(kept))
 
-        return self.read(Read(handle, offset, length, lambda _offset, data: kept.extend(data)), finish)
+        return self.read(Read(handle, offset, length, lambda _offset, parts: kept.extend(b"".join(parts))), finish)
 
     def _gather(self, ask: Callable[[Item, Then], None], items: Sequence[Item]) -> list[Any]:
         """Ask about all items at once; the answers in the same order."""
