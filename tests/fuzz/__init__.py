@@ -1,0 +1,1 @@
+"""What a fuzzer feeds to every reader of untrusted files; `tests/test_mutations.py` feeds it too."""
