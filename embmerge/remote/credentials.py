@@ -86,11 +86,15 @@ def load_credentials(name: str, directory: Path, warn: Observer = ignore) -> Cre
     if not isinstance(values, dict):
         raise CredentialsError(f"{path}, line 1: expected a JSON object with address, username and password")
     try:
-        return Credentials.model_validate({**values, "name": name} if "name" not in values else values | {"_": 0})
+        known = {key: value for key, value in values.items() if key != "name"}
+        credentials = Credentials.model_validate({**known, "name": name})
+        problems = [f"{path}{_line('name', text)}: unknown key 'name'"] if "name" in values else []
     except ValidationError as error:
         problems = [_problem(dict(each), path, text) for each in error.errors(include_url=False, include_input=False)]
-    known = ", ".join(key for key in Credentials.model_fields if key != "name")
-    raise CredentialsError("; ".join(problems), hint=f"the keys are: {known}; see .credentials.example") from None
+    if not problems:
+        return credentials
+    keys = ", ".join(key for key in Credentials.model_fields if key != "name")
+    raise CredentialsError("; ".join(problems), hint=f"the keys are: {keys}; see .credentials.example")
 
 
 def _read(path: Path, directory: Path) -> str:

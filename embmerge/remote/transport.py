@@ -5,17 +5,46 @@ Given to Fabric as `connect_kwargs={"transport_factory": transport_factory}`.
 
 import logging
 import socket
+import time
 from typing import Any
 
 import paramiko
+from paramiko.common import MSG_SERVICE_REQUEST
 
 # One pass in hardware instead of cipher and HMAC. paramiko knows both, but puts them last.
 AES_GCM = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 
 _AHEAD = 128 * 1024  # bytes
 
+_PATIENCE = 30.0  # seconds for the first answer, where nothing else is set
+_LOOK = 0.002  # seconds between two looks for it
+
 # A dropped line is reported by whoever uses it; paramiko would print tracebacks where nobody has set up logging.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
+
+
+class Transport(paramiko.ServiceRequestingTransport):  # type: ignore[misc]  # paramiko has no types
+    """paramiko's transport that asks for the login service once, not once a try: some servers hang up at the second.
+
+    paramiko's own wait for the answer has no end, and looks ten times a second.
+    """
+
+    def ensure_session(self) -> None:
+        """Ask for the login service, unless that is done."""
+        if self._service_userauth_accepted:
+            return
+        message = paramiko.Message()
+        message.add_byte(bytes((MSG_SERVICE_REQUEST,)))
+        message.add_string("ssh-userauth")
+        self._send_message(message)
+        deadline = time.monotonic() + (self.auth_timeout or _PATIENCE)
+        while not self._service_userauth_accepted:
+            if not self.is_active():
+                raise self.get_exception() or EOFError("closed by the server")
+            if time.monotonic() > deadline:
+                raise paramiko.SSHException("no answer to the request to log in")
+            time.sleep(_LOOK)
+        self.auth_handler: Any = self.get_auth_handler()
 
 
 def transport_factory(sock: Any, **kwargs: Any) -> paramiko.Transport:
@@ -27,7 +56,7 @@ def transport_factory(sock: Any, **kwargs: Any) -> paramiko.Transport:
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a request must not wait for an answer
         sock = _ReadAhead(sock)
-    transport = paramiko.Transport(sock, **kwargs)
+    transport = Transport(sock, **kwargs)
     _keep_farewell(transport)
     options = transport.get_security_options()
     gcm = tuple(cipher for cipher in AES_GCM if cipher in options.ciphers)  # paramiko of old had none
