@@ -14,6 +14,7 @@ from embmerge.remote.credentials import load_credentials
 from embmerge.remote.sync import sync
 from embmerge.settings import Settings
 from tests.relay import Relay
+from tests.servers import Sshd, make_key
 
 KEY = asyncssh.generate_private_key("ssh-ed25519")
 MB = 1 << 20
@@ -30,9 +31,12 @@ def write_shard(path, *, start=0, rows=64, dim=256, seed=0):
 
 
 class Lab:
-    """One cluster `a` with a server of its own, a line to it, and a folder for its shards. A context manager."""
+    """One cluster `a` with a server of its own, a line to it, and a folder for its shards. A context manager.
 
-    def __init__(self, folder, *, name="a", home=Home, options=None, relay=None):
+    The server is embedded, or OpenSSH's if there is `sshd`, which has the further arguments of `tests.servers.Sshd`.
+    """
+
+    def __init__(self, folder, *, name="a", home=Home, options=None, relay=None, sshd=None):
         self.name = name
         self.home, self.local, self.credentials = (
             folder / f"{name}-home",
@@ -42,9 +46,16 @@ class Lab:
         self.remote = self.home / "out"
         self.remote.mkdir(parents=True)
         self.credentials.mkdir(exist_ok=True)
-        self.server = Server(
-            self.home, lambda: Accounts({"user": "secret"}), home=home, host_key=KEY, **(options or {})
-        )
+        if sshd is not None:
+            key = make_key(folder / "key")
+            self.server = Sshd(folder, keys=[key], **sshd)
+            self.login = {"username": self.server.user, "key_file": str(key)}
+            self.remote_dir = str(self.remote)
+        else:
+            accounts = lambda: Accounts({"user": "secret"})  # noqa: E731  made anew for each connection
+            self.server = Server(self.home, accounts, home=home, host_key=KEY, **(options or {}))
+            self.login = {"username": "user", "password": "secret"}
+            self.remote_dir = "/out"
         self.relay_options = relay or {}
         self.events = []
         self.stop = threading.Event()
@@ -52,9 +63,9 @@ class Lab:
     def __enter__(self):
         self.server.__enter__()
         self.relay = Relay(self.server.port, **self.relay_options).__enter__()
-        facts = {"address": "127.0.0.1", "port": self.relay.port, "username": "user", "password": "secret"}
+        facts = {"address": "127.0.0.1", "port": self.relay.port, "remote_dir": self.remote_dir, **self.login}
         path = self.credentials / f"{self.name}.credentials"
-        path.write_text(json.dumps(facts | {"remote_dir": "/out"}))
+        path.write_text(json.dumps(facts))
         path.chmod(0o600)
         return self
 

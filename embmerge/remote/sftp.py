@@ -79,7 +79,7 @@ class SftpChannel:
 
     def _begin(self) -> None:
         channel = self._channel
-        if not all(hasattr(channel.in_buffer, name) for name in ("feed", "read", "close", "read_ready")):
+        if any(not hasattr(getattr(channel, "in_buffer", None), name) for name in ("feed", "read", "close")):
             raise WireError("this paramiko keeps what arrives in another way")
         channel.in_buffer = self._inbox
         channel.invoke_subsystem("sftp")
