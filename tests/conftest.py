@@ -1,0 +1,23 @@
+"""What tests of several files share."""
+
+import pytest
+
+from tests.servers import Desk
+
+
+@pytest.fixture
+def own_home(tmp_path, monkeypatch):
+    """A home without keys, known hosts, configuration and agent: the real one may have them. Returns its `.ssh`."""
+    ssh = tmp_path / "me" / ".ssh"
+    ssh.mkdir(parents=True, mode=0o700)
+    monkeypatch.setenv("HOME", str(ssh.parent))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    return ssh
+
+
+@pytest.fixture
+def desk(tmp_path, own_home):
+    """This side of the line."""
+    desk = Desk(tmp_path)
+    yield desk
+    desk.close()
