@@ -1,0 +1,37 @@
+"""The manifest: a record that is always whole, and that nothing depends on."""
+
+import pytest
+
+from embmerge.remote import manifest
+from embmerge.remote.manifest import Entry, Manifest
+
+ENTRY = Entry("a", "/out/x.pkl", 5, 6, "ab" * 32, (0, 10), "2026-01-01T12:00:00+00:00")
+
+
+def test_what_was_recorded_is_read_again(tmp_path):
+    (tmp_path / "x.pkl").touch()
+    manifest.record(tmp_path, shards={"x.pkl": ENTRY}, rates={"a": 5.0})
+    assert manifest.read(tmp_path) == Manifest({"x.pkl": ENTRY}, {"a": 5.0})
+
+
+def test_what_is_recorded_later_is_added(tmp_path):
+    for name in ("x.pkl", "y.pkl"):
+        (tmp_path / name).touch()
+        manifest.record(tmp_path, shards={name: ENTRY})
+    assert set(manifest.read(tmp_path).shards) == {"x.pkl", "y.pkl"}
+
+
+def test_a_shard_that_is_gone_goes_from_the_manifest(tmp_path):
+    manifest.record(tmp_path, shards={"x.pkl": ENTRY})
+    manifest.record(tmp_path, rates={"a": 1.0})
+    assert manifest.read(tmp_path).shards == {}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"shards": 5}', '{"shards": {"x": {"cluster": 1}}}', "null"])
+def test_a_manifest_that_cannot_be_understood_is_empty(tmp_path, text):
+    (tmp_path / manifest.NAME).write_text(text)
+    assert manifest.read(tmp_path).shards == {}
+
+
+def test_no_manifest_is_an_empty_one(tmp_path):
+    assert manifest.read(tmp_path) == Manifest()

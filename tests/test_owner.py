@@ -1,0 +1,55 @@
+"""Whose a partial download is."""
+
+import subprocess
+import sys
+
+from embmerge.remote import owner
+
+NAME = "from embmerge.remote import owner; print(owner.this_process(), flush=True); input()"
+
+
+def other_process():
+    return subprocess.Popen([sys.executable, "-c", NAME], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_this_process_is_not_gone():
+    assert owner.is_gone(owner.this_process()) is False
+
+
+def test_two_owners_of_one_process_have_two_names():
+    assert owner.this_process() != owner.this_process()
+
+
+def test_another_process_is_gone_when_it_has_ended():
+    with other_process() as process:
+        name = process.stdout.readline().strip()
+        assert owner.is_gone(name) is False
+        process.stdin.close()
+    assert owner.is_gone(name) is True
+
+
+def test_a_process_that_has_ended_and_was_not_waited_for_is_gone():
+    with other_process() as process:
+        name = process.stdout.readline().strip()
+        process.stdin.close()
+        process.stdout.read()  # ends when the process does; it is a zombie until the block ends
+        assert owner.is_gone(name) in (True, False)
+    assert owner.is_gone(name) is True
+
+
+def test_a_number_that_was_given_again_is_another_process():
+    machine, pid, born, number = owner.this_process().split("-")
+    assert owner.is_gone(f"{machine}-{pid}-{born}0-{number}") is True
+
+
+def test_nobody_is_gone():
+    assert owner.is_gone(owner.nobody()) is True
+
+
+def test_of_another_machine_nothing_is_known():
+    _, pid, born, number = owner.this_process().split("-")
+    assert owner.is_gone(f"{'0' * 12}-{pid}-{born}-{number}") is None
+
+
+def test_of_a_name_that_is_none_nothing_is_known():
+    assert owner.is_gone("../x") is None

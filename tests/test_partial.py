@@ -1,0 +1,165 @@
+"""Partial downloads on disk: what is kept, who may take it up, and that no two runs share one."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+from embmerge.errors import DiskError
+from embmerge.remote import owner, partial
+from embmerge.remote.cluster import RemoteFile
+from embmerge.remote.partial import FOLDER, begin, left_behind
+
+FILE = RemoteFile("a", "cluster0_gpu0.pkl", "/out/cluster0_gpu0.pkl", 100, 1_700_000_000)
+ELSEWHERE = "0" * 12 + "-1-1-0"  # an owner on another machine
+
+
+def write(part, start, end):
+    part.write(start, [memoryview(bytes(range(start, end)))])
+    part.add(start, end)
+
+
+def abandoned(directory, *ranges, by=None):
+    """A partial whose run has ended (or, `by` an owner, may not have)."""
+    part = begin(directory, FILE)
+    for start, end in ranges:
+        write(part, start, end)
+    if by:
+        part.sync()
+        part.folder.rename(part.folder.with_suffix(f".{by}"))
+    else:
+        part.leave()
+
+
+def test_what_was_left_is_taken_up_where_it_stopped(tmp_path):
+    abandoned(tmp_path, (0, 10), (50, 60))
+    (kept,) = left_behind(tmp_path)
+    assert (kept.file, kept.nbytes) == (FILE, 20)
+    part = kept.resume()
+    assert part.done.missing(100) == [(10, 50), (60, 100)]
+    assert part.read(50, 10) == bytes(range(50, 60))
+
+
+def test_what_this_process_is_at_is_no_ones_else(tmp_path):
+    begin(tmp_path, FILE)
+    assert left_behind(tmp_path) == []
+
+
+def test_of_two_runs_that_take_one_up_only_one_gets_it(tmp_path):
+    abandoned(tmp_path, (0, 10))
+    (first,), (second,) = left_behind(tmp_path), left_behind(tmp_path)
+    assert first.resume() is not None
+    assert second.resume() is None
+
+
+def test_what_a_killed_process_had_is_taken_up(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from tests.test_partial import *\n"
+        "part = begin(Path(sys.argv[1]), FILE); write(part, 0, 30); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
+    (kept,) = left_behind(tmp_path)
+    assert kept.done == ((0, 30),)
+
+
+def test_of_another_machine_only_what_is_on_its_disk_is_copied(tmp_path):
+    part = begin(tmp_path, FILE)
+    write(part, 0, 10)
+    part.sync()
+    write(part, 10, 20)
+    theirs = part.folder.rename(part.folder.with_suffix(f".{ELSEWHERE}"))
+    (kept,) = left_behind(tmp_path)
+    assert (kept.gone, kept.done) == (False, ((0, 10),))
+    copy = kept.resume()
+    assert copy.read(0, 10) == bytes(range(10))
+    assert (copy.folder / "data").stat().st_ino != (theirs / "data").stat().st_ino
+    assert theirs.exists()
+
+
+def test_a_run_of_another_machine_that_may_live_is_never_removed(tmp_path):
+    abandoned(tmp_path, (0, 10), by=ELSEWHERE)
+    (kept,) = left_behind(tmp_path)
+    kept.discard()
+    assert len(left_behind(tmp_path)) == 1
+
+
+def test_one_that_was_silent_for_a_day_is_removed(tmp_path):
+    abandoned(tmp_path, (0, 10), by=ELSEWHERE)
+    journal = tmp_path / FOLDER / f"{FILE.name}.{ELSEWHERE}" / "journal"
+    os.utime(journal, (time.time() - 2 * partial.FORGOTTEN,) * 2)
+    (kept,) = left_behind(tmp_path)
+    kept.discard()
+    assert list((tmp_path / FOLDER).iterdir()) == []
+
+
+def test_a_line_that_was_being_written_is_no_line(tmp_path):
+    abandoned(tmp_path, (0, 10))
+    journal = next((tmp_path / FOLDER).glob("*/journal"))
+    with journal.open("a") as file:
+        file.write("[10, 2")
+    (kept,) = left_behind(tmp_path)
+    write(kept.resume(), 40, 50)
+    assert kept.done == ((0, 10),)
+    lines = [json.loads(line) for line in next((tmp_path / FOLDER).glob("*/journal")).read_text().split("\n")[3:-1]]
+    assert lines[-1] == [40, 50]
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "[1, 2]", '{"cluster": 1}', "[" * 100_000])
+def test_what_cannot_be_understood_is_removed(tmp_path, text):
+    abandoned(tmp_path, (0, 10))
+    next((tmp_path / FOLDER).glob("*/journal")).write_text(text)
+    assert left_behind(tmp_path) == []
+    assert list((tmp_path / FOLDER).iterdir()) == []
+
+
+def test_ranges_that_the_data_do_not_have_are_not_believed(tmp_path):
+    abandoned(tmp_path, (0, 10))
+    with next((tmp_path / FOLDER).glob("*/journal")).open("a") as file:
+        file.write("[10, 90]\n")
+    assert left_behind(tmp_path) == []
+
+
+def test_a_whole_one_gets_its_own_name_and_mtime(tmp_path):
+    part = begin(tmp_path, FILE)
+    write(part, 0, 100)
+    part.promote(tmp_path / FILE.name)
+    assert (tmp_path / FILE.name).read_bytes() == bytes(range(100))
+    assert (tmp_path / FILE.name).stat().st_mtime == FILE.mtime
+    assert not part.folder.exists()
+
+
+def test_parts_are_written_one_after_the_other(tmp_path):
+    part = begin(tmp_path, FILE)
+    part.write(5, [memoryview(b"ab"), memoryview(b"cd")])
+    assert part.read(5, 4) == b"abcd"
+
+
+def test_the_best_comes_first(tmp_path):
+    abandoned(tmp_path, (0, 10))
+    abandoned(tmp_path, (0, 50))
+    assert [kept.nbytes for kept in left_behind(tmp_path)] == [50, 10]
+
+
+def test_a_folder_that_cannot_be_made_is_a_disk_error(tmp_path):
+    (tmp_path / FOLDER).write_text("in the way")
+    with pytest.raises(DiskError, match="cannot write"):
+        begin(tmp_path, FILE)
+
+
+def test_a_number_that_was_closed_is_not_written_to(tmp_path):
+    part = begin(tmp_path, FILE)
+    part.leave()
+    with (tmp_path / "other").open("wb"), pytest.raises(DiskError):
+        part.write(0, [memoryview(b"x")])
+    assert (tmp_path / "other").read_bytes() == b""
+
+
+def test_a_taken_over_partial_is_named_for_its_new_owner(tmp_path):
+    abandoned(tmp_path, (0, 10))
+    part = left_behind(tmp_path)[0].resume()
+    assert owner.is_gone(part.folder.suffix[1:]) is False
+    shutil.rmtree(part.folder)

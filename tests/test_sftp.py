@@ -1,0 +1,125 @@
+"""The channel, on real servers: many questions at once, few round trips."""
+
+import contextlib
+import errno
+import time
+
+import pytest
+
+from embmerge.errors import ConnectionLost
+from embmerge.remote.pace import Pace
+from embmerge.remote.sftp import Read, RemoteStat, SftpChannel
+from tests.syncing import Lab
+
+both_servers = pytest.mark.parametrize("sshd", [None, {}], ids=["embedded", "OpenSSH"])
+
+
+@contextlib.contextmanager
+def channel_to(tmp_path, sshd=None, *, stall_timeout=5.0, **relay):
+    with Lab(tmp_path, sshd=sshd, relay=relay) as lab:
+        cluster = lab.cluster(lab.settings())
+        cluster.connect()
+        channel = SftpChannel(cluster.connection.transport, stall_timeout=stall_timeout)
+        try:
+            yield lab, channel
+        finally:
+            channel.close()
+            cluster.close()
+
+
+@both_servers
+def test_stats_answer_in_order(tmp_path, sshd):
+    with channel_to(tmp_path, sshd) as (lab, channel):
+        (lab.remote / "x").write_bytes(b"12345")
+        at = lab.remote_dir
+        there, missing, folder = channel.stats([f"{at}/x", f"{at}/y", at])
+        assert there == RemoteStat(5, int((lab.remote / "x").stat().st_mtime), regular=True)
+        assert missing.errno == errno.ENOENT
+        assert folder.regular is False
+
+
+@both_servers
+def test_blocks_are_read_from_many_files(tmp_path, sshd):
+    with channel_to(tmp_path, sshd) as (lab, channel):
+        for name in "xy":
+            (lab.remote / name).write_bytes(name.encode() * 10)
+        at = lab.remote_dir
+        blocks = channel.read_blocks([(f"{at}/x", 0, 3), (f"{at}/y", 8, 50), (f"{at}/x", 99, 1), (f"{at}/no", 0, 1)])
+        assert blocks[:3] == [b"xxx", b"yy", b""]
+        assert blocks[3].errno == errno.ENOENT
+
+
+def test_blocks_of_many_files_cost_few_round_trips(tmp_path):
+    with channel_to(tmp_path, delay=0.05) as (lab, channel):
+        for number in range(32):
+            (lab.remote / f"{number}").write_bytes(b"x")
+        began = time.monotonic()
+        channel.read_blocks([(f"/out/{number}", 0, 1) for number in range(32)])
+        assert time.monotonic() - began < 0.6  # three round trips, and not 64
+
+
+def test_a_long_read_goes_to_its_place(tmp_path):
+    with channel_to(tmp_path) as (lab, channel):
+        content = bytes(range(256)) * 4000
+        (lab.remote / "x").write_bytes(content)
+        (handle,) = [None]
+        got, handles, ended = bytearray(len(content)), [], []
+
+        def sink(offset, parts):
+            data = b"".join(parts)
+            got[offset : offset + len(data)] = data
+
+        channel.open("/out/x", handles.append)
+        while not handles:
+            channel.wait(1)
+        (handle,) = handles
+        for offset in range(0, len(content), 100_000):
+            channel.read(Read(handle, offset, min(100_000, len(content) - offset), sink), ended.append)
+        while channel.waiting_for:
+            channel.wait(1)
+        assert bytes(got) == content
+        assert set(ended) == {None}
+
+
+def test_reading_after_the_end_says_so(tmp_path):
+    with channel_to(tmp_path) as (lab, channel):
+        (lab.remote / "x").write_bytes(b"12345")
+        handles, ended = [], []
+        channel.open("/out/x", handles.append)
+        while not handles:
+            channel.wait(1)
+        channel.read(Read(handles[0], 0, 10, lambda _offset, _parts: None), ended.append)
+        while not ended:
+            channel.wait(1)
+        assert ended[0].errno == errno.ENODATA
+
+
+def test_a_line_that_is_cut_is_a_lost_connection(tmp_path):
+    with channel_to(tmp_path) as (lab, channel):
+        lab.relay.cut()
+        with pytest.raises(ConnectionLost):
+            channel.stats(["/out"])
+
+
+def test_a_silent_line_is_a_lost_connection(tmp_path):
+    with channel_to(tmp_path, stall_timeout=0.3) as (lab, channel):
+        lab.relay.freeze()
+        with pytest.raises(ConnectionLost, match=r"no byte for 0\.3 s"):
+            channel.stats(["/out"])
+
+
+def test_a_pace_gives_turns():
+    now = [0.0]
+    pace = Pace(100, clock=lambda: now[0])
+    assert [pace.reserve(50) for _ in range(3)] == [0.0, 0.5, 1.0]
+    now[0] = 10
+    assert pace.reserve(50) == 0.0
+
+
+def test_no_limit_lets_everything_pass():
+    assert Pace(None).reserve(1 << 40) == 0.0
+    assert Pace(None).largest(5) == 5
+
+
+def test_a_low_pace_asks_for_little_at_once():
+    assert Pace(100_000).largest(1 << 20) == 10_000

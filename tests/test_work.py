@@ -1,0 +1,157 @@
+"""The handing out of stretches: every byte once, to whoever asks, whatever is given back."""
+
+import hashlib
+import itertools
+import random
+import threading
+
+import pytest
+
+from embmerge.errors import RemoteChanged, RemoteDataError
+from embmerge.events import ShardFailed, ShardProgress, ShardStarted
+from embmerge.remote.cluster import RemoteFile
+from embmerge.remote.work import AT_ONCE, LONGEST, Download, Work
+
+MB = 1 << 20
+
+
+def work_on(tmp_path, *sizes, lanes=2, observer=lambda _event: None):
+    files = [RemoteFile("a", f"cluster0_gpu{n}.pkl", f"/{n}", size, 5) for n, size in enumerate(sizes)]
+    downloads = [Download(file, n, len(files)) for n, file in enumerate(files, 1)]
+    return Work(downloads, tmp_path, lanes=lanes, observer=observer)
+
+
+def test_every_byte_is_handed_out_once(tmp_path):
+    work = work_on(tmp_path, 9 * MB, 1, 3 * MB)
+    got = {}
+    while stretch := work.take():
+        got.setdefault(stretch.download.file.name, []).append((stretch.start, stretch.end))
+    for name, size in (("cluster0_gpu0.pkl", 9 * MB), ("cluster0_gpu1.pkl", 1), ("cluster0_gpu2.pkl", 3 * MB)):
+        ends = sorted(got[name])
+        assert ends[0][0] == 0
+        assert ends[-1][1] == size
+        assert all(before[1] == after[0] for before, after in itertools.pairwise(ends))
+
+
+def test_stretches_get_shorter_near_the_end(tmp_path):
+    work = work_on(tmp_path, 40 * MB, lanes=4)
+    lengths = []
+    while stretch := work.take():
+        lengths.append(stretch.end - stretch.start)
+        work.arrived(stretch.download, stretch.start, stretch.end)
+    assert max(lengths) <= LONGEST + 256 * 1024
+    assert lengths[-1] < lengths[0] / 4
+
+
+def test_what_is_given_back_is_handed_out_again(tmp_path):
+    work = work_on(tmp_path, 1000)
+    stretch = work.take()
+    assert work.take() is None
+    work.arrived(stretch.download, 0, 300)
+    work.give_back(stretch.download, 300, 1000)
+    again = work.take()
+    assert (again.start, again.end) == (300, 1000)
+
+
+def test_a_whole_file_is_to_be_checked(tmp_path):
+    work = work_on(tmp_path, 1000)
+    stretch = work.take()
+    assert work.take_check() is None
+    work.arrived(stretch.download, 0, 1000)
+    assert work.take_check() is stretch.download
+    work.give_back_check(stretch.download)
+    assert work.take_check() is stretch.download
+
+
+def test_an_empty_file_is_whole_at_once(tmp_path):
+    work = work_on(tmp_path, 0)
+    assert work.take() is None
+    assert work.take_check() is not None
+
+
+def test_so_many_files_are_open_at_once_and_no_more(tmp_path):
+    work = work_on(tmp_path, *[10] * (AT_ONCE + 5))
+    taken = []
+    while stretch := work.take():
+        taken.append(stretch)
+    assert len(taken) == AT_ONCE
+    work.arrived(taken[0].download, 0, 10)
+    work.finished(taken[0].download)
+    assert work.take() is not None
+
+
+def test_the_work_is_over_when_all_have_ended(tmp_path):
+    work = work_on(tmp_path, 10, 10)
+    first, second = work.take(), work.take()
+    work.arrived(first.download, 0, 10)
+    work.finished(first.download)
+    assert not work.over
+    work.failed(second.download, RemoteDataError("unreadable"))
+    assert work.over
+
+
+def test_what_failed_is_kept_when_the_last_connection_is_done_with_it(tmp_path):
+    work = work_on(tmp_path, 1000)
+    stretch = work.take()
+    work.failed(stretch.download, RemoteDataError("unreadable"))
+    stretch.download.partial.write(0, [memoryview(b"still open")])
+    work.arrived(stretch.download, 0, 10)
+    work.give_back(stretch.download, 10, 1000)
+    assert [folder.name.split(".")[2][:4] for folder in (tmp_path / ".partial").iterdir()] == ["left"]
+
+
+def test_what_has_changed_remotely_is_thrown_away(tmp_path):
+    work = work_on(tmp_path, 1000)
+    stretch = work.take()
+    work.arrived(stretch.download, 0, 500)
+    work.give_back(stretch.download, 500, 1000)
+    work.failed(stretch.download, RemoteChanged("another one"))
+    assert list((tmp_path / ".partial").iterdir()) == []
+
+
+def test_what_is_left_says_how_much_it_is(tmp_path):
+    work = work_on(tmp_path, 1000, 1000)
+    stretch = work.take()
+    work.arrived(stretch.download, 0, 400)
+    work.give_back(stretch.download, 400, 1000)
+    assert work.leave() == 400
+
+
+def test_a_digest_follows_what_arrives_in_any_order(tmp_path):
+    content = random.Random(1).randbytes(3 * MB)
+    work = work_on(tmp_path, len(content))
+    download = work.take().download
+    for start in (2 * MB, 0, MB):
+        download.partial.write(start, [memoryview(content)[start : start + MB]])
+        work.arrived(download, start, start + MB)
+        download.digest.follow(download.partial, threading.Event())
+    assert download.digest.hexdigest() == hashlib.sha256(content).hexdigest()
+
+
+def test_events_tell_what_happens_to_a_shard(tmp_path):
+    events = []
+    work = work_on(tmp_path, 1000, observer=events.append)
+    stretch = work.take()
+    work.arrived(stretch.download, 0, 1000)
+    work.failed(stretch.download, RemoteDataError("no"))
+    assert [type(event) for event in events] == [ShardStarted, ShardProgress, ShardFailed]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_is_given_back_every_byte_arrives_once(tmp_path, seed):
+    chance = random.Random(seed)
+    work = work_on(tmp_path, 5 * MB, 3, 2 * MB)
+    held, total = [], 0
+    while not work.over:
+        if stretch := work.take():
+            held.append(stretch)
+        chance.shuffle(held)
+        for stretch in held[: chance.randrange(3)]:
+            held.remove(stretch)
+            cut = chance.randrange(stretch.start, stretch.end + 1)
+            work.arrived(stretch.download, stretch.start, cut)
+            work.give_back(stretch.download, cut, stretch.end)
+            total += cut - stretch.start
+        while download := work.take_check():
+            work.finished(download)
+    assert total == 5 * MB + 3 + 2 * MB
