@@ -82,7 +82,7 @@ def _facts(report: "Report") -> str:
         ("dimensions", f"{s.shape[1]:,}"),
         ("type", s.dtype),
         ("model", _text(metadata.get("model") or "not said", 60)),
-        ("merged at", _text(metadata.get("timestamp") or "not said", 40)),
+        ("merged at", _text(str(metadata.get("timestamp") or "not said")[:16].replace("T", " "), 40)),
         ("mean norm", f"{s.mean_norm:.4f}"),
     )
     return '<div class="facts">' + "".join(f"<div>{name}<b>{value}</b></div>" for name, value in facts) + "</div>"
