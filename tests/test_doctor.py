@@ -1,7 +1,6 @@
 """Doctor's ladder: each rung is broken for real, and is the one that is named."""
 
 import json
-import os
 import pickle
 import re
 import shutil
@@ -25,6 +24,7 @@ from embmerge.events import Checked, ignore
 from embmerge.remote import rungs
 from embmerge.remote.doctor import doctor
 from embmerge.settings import Settings
+from tests.servers import PASSWORD, Agent, Sshd, make_key
 from tests.test_waiting import ROWS, write
 
 LADDER = [
@@ -93,20 +93,12 @@ class Patient:
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A home of one's own: the real one may hold keys, known hosts and an agent."""
-    monkeypatch.setenv("HOME", str(tmp_path / "me"))
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    (tmp_path / "me").mkdir()
-
-
-@pytest.fixture
 def accounts():
     return lambda: Accounts({"user": "pw"})
 
 
 @pytest.fixture
-def patient(tmp_path, home, accounts):
+def patient(tmp_path, own_home, accounts):
     folder = tmp_path / "home" / "emb"
     folder.mkdir(parents=True)
     for gpu in (0, 1):
@@ -309,15 +301,6 @@ def test_a_first_host_key_is_shown(patient):
     assert re.fullmatch(r"SHA256:\S+, as known", texts[1])
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_directory_is_the_remote_directory_rung(patient):
-    patient.remote.chmod(0)
-    try:
-        patient.breaks("remote directory", "may not be read", RemoteDataError)
-    finally:
-        patient.remote.chmod(0o755)
-
-
 def test_a_shard_that_is_cut_short_is_the_shards_rung(patient):
     path = patient.remote / "cluster0_gpu1.pkl"
     path.write_bytes(path.read_bytes()[:-100])
@@ -366,3 +349,57 @@ def test_behind_a_gateway_the_gateway_is_climbed_first(patient):
     assert found["name resolution"].text == "gateway 127.0.0.1 is 127.0.0.1"
     assert found["SSH banner"].ok
     assert found["login"].ok is False
+
+
+# --- the same by OpenSSH's own server ---------------------------------------------------------------------------------
+
+
+def behind(patient, sshd, **facts):
+    """Let the patient's cluster be the one that `sshd` serves."""
+    given = {"address": "127.0.0.1", "port": sshd.port, "username": sshd.user, "remote_dir": str(patient.remote)}
+    patient.file.write_text(json.dumps(given | facts))
+
+
+@pytest.fixture
+def key(tmp_path):
+    return make_key(tmp_path / "key")
+
+
+def test_openssh_is_climbed_to_the_end(patient, key):
+    with Sshd(patient.folder, keys=[key]) as sshd:
+        behind(patient, sshd, key_file=str(key))
+        found = patient.examine()
+    assert found.ok, found.rungs
+    assert [(each.cluster, each.name) for each in found.rungs] == LADDER
+
+
+def test_a_key_that_openssh_refuses_is_the_login_rung(patient, key):
+    with Sshd(patient.folder) as sshd:
+        behind(patient, sshd, key_file=str(key))
+        broken = patient.breaks("login", "authentication failed", LoginError)
+    assert f"ssh -p {sshd.port} -i {key} " in broken.hint
+
+
+def test_too_many_keys_of_an_agent_are_told_from_a_lost_line(patient, key, tmp_path, monkeypatch):
+    keys = [make_key(tmp_path / f"key{n}") for n in range(3)]
+    with Sshd(patient.folder, keys=[key], lines=["MaxAuthTries 2"]) as sshd, Agent(tmp_path, monkeypatch, keys):
+        behind(patient, sshd)
+        broken = patient.breaks("login", "too many authentication failures", LoginError)
+    assert "key_file" in broken.hint
+
+
+def test_a_new_host_key_of_openssh_is_the_host_key_rung(patient, key):
+    sshd = Sshd(patient.folder, keys=[key])
+    behind(patient, sshd, key_file=str(key))
+    with sshd:
+        assert patient.examine().ok
+    sshd.host_key = make_key(sshd.folder / "another")
+    with sshd:
+        patient.breaks("host key", "has changed", HostKeyError)
+
+
+def test_a_directory_that_may_not_be_read_is_the_remote_directory_rung(patient):
+    with Sshd(patient.folder, account=True) as sshd:
+        (sshd.home / "emb").mkdir(mode=0o700)
+        behind(patient, sshd, password=PASSWORD, remote_dir="emb")
+        patient.breaks("remote directory", "may not be read", RemoteDataError)

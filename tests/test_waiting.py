@@ -65,7 +65,7 @@ class Waited:
 
 
 @pytest.fixture
-def waited(tmp_path):
+def waited(tmp_path, own_home):
     folder = tmp_path / "home" / "emb"
     folder.mkdir(parents=True)
     with Server(tmp_path / "home", lambda: Accounts({"user": "pw"})) as server:
