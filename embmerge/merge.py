@@ -7,6 +7,7 @@ articles is needed only before the last rows are written.
 
 import hashlib
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,28 +22,26 @@ import numpy as np
 
 from embmerge import atomic
 from embmerge.articles import Articles, read_articles
-from embmerge.coverage import Coverage, check_coverage
 from embmerge.errors import LocalDataError, ShardError, UsageError
 from embmerge.events import (
-    ArticlesRead,
     MergeStarted,
     Observer,
     QualityMeasured,
-    RangesVerified,
     RowsWritten,
     Saved,
     Saving,
-    ShardLoaded,
     Warned,
     ignore,
 )
 from embmerge.mergedfile import Writer, check_suffix, open_writer, room_needed
+from embmerge.mergeplan import Plan, Source, check_unchanged, counted, judge, read_sources
 from embmerge.plaintext import printable
 from embmerge.quality import NormFigures, Quality
-from embmerge.shard import ShardHeader, addressable, read_header, read_rows
+from embmerge.shard import ShardHeader, addressable, read_rows
 
-_HASHED = 8 << 20  # bytes hashed at once, likewise
-_BLOCK = 8 << 20  # bytes of rows in memory at once; smaller ones wait more often for the thread that reads articles
+_BLOCK = 2 << 20  # bytes of rows in memory at once; larger ones are new pages from the system each time
+_HASHED = 1 << 20  # bytes hashed at once
+_SWITCH = 0.0002  # seconds that the thread which reads articles keeps Python's lock while others want it
 
 
 @dataclass(frozen=True)
@@ -61,15 +60,6 @@ class MergeResult:
     shards: int
     quality: NormFigures
     seconds: float
-
-
-@dataclass(frozen=True)
-class _Shard:
-    """A shard that takes part: where it lies, what it says, and the file as it was when it said so."""
-
-    path: Path
-    header: ShardHeader
-    seen: tuple[int, int, int]  # size, time of last change (ns), inode
 
 
 def merge(
@@ -100,10 +90,10 @@ def merge(
     observer(MergeStarted(len(shards)))
     with _working() as (pool, stop):
         reading = pool.submit(read_articles, articles, stop=stop)
-        sources = _read_headers(shards, clusters or {}, observer)
-        coverage = _judge([source.header for source in sources], any_dtype=dtype is not None, observer=observer)
+        sources = read_sources(shards, clusters or {}, observer)
+        coverage = judge([source.header for source in sources], any_dtype=dtype is not None, observer=observer)
         target = np.dtype(dtype) if dtype else coverage.shards[0].dtype.newbyteorder("=")
-        plan = _Plan(sorted(sources, key=lambda s: s.header.start), coverage, target, expected_articles, max_extra_rows)
+        plan = Plan(sorted(sources, key=lambda s: s.header.start), coverage, target, expected_articles, max_extra_rows)
         atomic.need(output.parent, room_needed(output, coverage.rows, plan.row_nbytes))
         hashing = {source.path: pool.submit(_sha256, source.path, stop) for source in plan.sources}
         with open_writer(output, coverage.rows, plan.dim, target) as writer:
@@ -120,7 +110,7 @@ def merge(
                 for source, part in zip(plan.sources, qualities, strict=True)
             ]
             for source in plan.sources:
-                _check_unchanged(source)
+                check_unchanged(source)
             writer.finish(found, _metadata(plan, len(found), figures, chunks))
     nbytes = output.stat().st_size
     observer(Saved(output, len(found), nbytes))
@@ -137,38 +127,17 @@ def merge(
     )
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What goes where: the shards in row order, and what the articles must be."""
-
-    sources: list[_Shard]
-    coverage: Coverage
-    dtype: "np.dtype[Any]"
-    expected_articles: int | None
-    max_extra_rows: int
-
-    @property
-    def dim(self) -> int:
-        return self.sources[0].header.dim
-
-    @property
-    def row_nbytes(self) -> int:
-        return self.dim * self.dtype.itemsize
-
-    @property
-    def certain(self) -> int:
-        """Rows that are written however many articles there turn out to be."""
-        return max(0, self.coverage.rows - self.max_extra_rows)
-
-
 @contextmanager
 def _working() -> Iterator[tuple[ThreadPoolExecutor, threading.Event]]:
     """Two threads for what goes on beside the rows; they stop when the block ends, however it ends."""
     stop = threading.Event()
     pool = ThreadPoolExecutor(2, thread_name_prefix="merge")
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH)  # the rows need the lock often and briefly: at 5 ms each they would wait for seconds
     try:
         yield pool, stop
     finally:
+        sys.setswitchinterval(usual)
         stop.set()
         pool.shutdown(cancel_futures=True)
 
@@ -180,45 +149,8 @@ def _check_apart(output: Path, inputs: Sequence[Path]) -> None:
             raise UsageError(f"the output {output} is one of the files to merge", hint="choose another --output")
 
 
-def _read_headers(paths: Sequence[Path], clusters: Mapping[str, str], observer: Observer) -> list[_Shard]:
-    """All headers, or one error that names every shard that has none."""
-    shards, problems = [], []
-    for index, path in enumerate(paths, 1):
-        try:
-            with path.open("rb") as file:
-                seen = _identity(file)
-                header = read_header(file, seen[0], path.name, cluster=clusters.get(path.name))
-        except ShardError as error:
-            problems.append(error)
-            continue
-        except OSError as error:
-            problems.append(ShardError(f"cannot read {path}: {error.strerror}", hint="sync it again"))
-            continue
-        shards.append(_Shard(path, header, seen))
-        observer(ShardLoaded(header.name, index, len(paths), header.rows, header.dim))
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        raise ShardError("; ".join(problem.message for problem in problems), hint=problems[0].hint)
-    if not shards:
-        raise LocalDataError("there are no shards to merge", hint="download them first: invoke sync")
-    return shards
-
-
-def _judge(headers: list[ShardHeader], *, any_dtype: bool, observer: Observer) -> Coverage:
-    coverage = check_coverage(headers, any_dtype=any_dtype)
-    if not coverage.ok:
-        raise LocalDataError(
-            "; ".join(str(problem) for problem in coverage.problems),
-            hint="sync the missing shards (invoke verify-remote says where they are), move away what does not belong",
-        )
-    ranges = tuple((s.cluster_id, s.gpu_id, s.start, s.end) for s in coverage.shards)
-    observer(RangesVerified(ranges, coverage.rows))
-    return coverage
-
-
 def _stream(
-    plan: _Plan, reading: "Future[Articles]", writer: Writer, observer: Observer
+    plan: Plan, reading: "Future[Articles]", writer: Writer, observer: Observer
 ) -> tuple[Articles, list[Quality]]:
     """Write the rows; wait for the articles only when it matters which row is the last."""
     qualities: list[Quality] = []
@@ -231,8 +163,8 @@ def _stream(
             file, header = _open(source, files)
             row = header.start
             while row < header.end:
-                if row >= last and articles is None:
-                    articles = _counted(plan, reading.result(), observer)
+                if articles is None and (row >= last or reading.done()):
+                    articles = counted(plan, reading.result(), observer)
                     last = len(articles)
                 if row >= last:
                     break
@@ -242,11 +174,11 @@ def _stream(
                 writer.write(_converted(rows, plan.dtype, source))
                 row = stop
                 observer(RowsWritten(row, plan.coverage.rows))
-    articles = articles or _counted(plan, reading.result(), observer)
+    articles = articles or counted(plan, reading.result(), observer)
     return articles, qualities
 
 
-def _open(source: _Shard, files: ExitStack) -> tuple[BinaryIO, ShardHeader]:
+def _open(source: Source, files: ExitStack) -> tuple[BinaryIO, ShardHeader]:
     try:
         file: Any = files.enter_context(source.path.open("rb", buffering=0))
     except OSError as error:
@@ -254,7 +186,7 @@ def _open(source: _Shard, files: ExitStack) -> tuple[BinaryIO, ShardHeader]:
     return files.enter_context(addressable(file, source.header))
 
 
-def _converted(rows: Any, dtype: "np.dtype[Any]", source: _Shard) -> Any:
+def _converted(rows: Any, dtype: "np.dtype[Any]", source: Source) -> Any:
     if rows.dtype == dtype:
         return rows
     with np.errstate(over="ignore"):
@@ -266,34 +198,7 @@ def _converted(rows: Any, dtype: "np.dtype[Any]", source: _Shard) -> Any:
     return converted
 
 
-def _counted(plan: _Plan, articles: Articles, observer: Observer) -> Articles:
-    """`articles`, if there are as many as there should be."""
-    count, rows = len(articles), plan.coverage.rows
-    expected = plan.expected_articles
-    if not count:
-        raise LocalDataError("the articles file holds no articles", hint="name another with --articles")
-    if expected is not None and count != expected:
-        raise LocalDataError(
-            f"the articles file holds {count:,} articles, but {expected:,} are expected",
-            hint="name another file with --articles, or set `expected_articles` in invoke.yaml",
-        )
-    if rows < count:
-        raise LocalDataError(
-            f"the shards hold {rows:,} rows, but there are {count:,} articles: "
-            f"rows {rows:,} - {count:,} are missing at the end",
-            hint="sync the missing shards (invoke verify-remote says where they are)",
-        )
-    extra = rows - count
-    if extra > plan.max_extra_rows:
-        raise LocalDataError(
-            f"the shards hold {rows:,} rows, {extra:,} more than there are articles ({count:,})",
-            hint=f"at most {plan.max_extra_rows:,} are left out; if these are questions, set `max_extra_rows`",
-        )
-    observer(ArticlesRead(count, extra, (count, plan.dim)))
-    return articles
-
-
-def _check_quality(plan: _Plan, quality: Quality, parts: list[Quality]) -> None:
+def _check_quality(plan: Plan, quality: Quality, parts: list[Quality]) -> None:
     if not quality.bad_rows:
         return
     bad = [(source.header, part) for source, part in zip(plan.sources, parts, strict=True) if part.bad_rows]
@@ -309,12 +214,12 @@ def _rows(count: int) -> str:
     return f"{count:,} rows, the first are" if count > 1 else "1 row, the first is"
 
 
-def _where(plan: _Plan, parts: list[Quality]) -> str:
+def _where(plan: Plan, parts: list[Quality]) -> str:
     zero = [(source.header.name, part.zero_rows) for source, part in zip(plan.sources, parts, strict=True)]
     return ", ".join(f"{count:,} in {name}" for name, count in zero if count)
 
 
-def _chunk(source: _Shard, quality: Quality, sha256: str) -> dict[str, Any]:
+def _chunk(source: Source, quality: Quality, sha256: str) -> dict[str, Any]:
     header, figures = source.header, quality.figures()
     return {
         "cluster_id": header.cluster_id,
@@ -333,7 +238,7 @@ def _chunk(source: _Shard, quality: Quality, sha256: str) -> dict[str, Any]:
     }
 
 
-def _metadata(plan: _Plan, articles: int, figures: NormFigures, chunks: list[dict[str, Any]]) -> dict[str, Any]:
+def _metadata(plan: Plan, articles: int, figures: NormFigures, chunks: list[dict[str, Any]]) -> dict[str, Any]:
     models = [source.header.model for source in plan.sources if source.header.model is not None]
     shape = (articles, plan.dim)
     return {
@@ -364,29 +269,12 @@ def _timestamp() -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
 
 
-def _identity(file: BinaryIO) -> tuple[int, int, int]:
-    stat = os.fstat(file.fileno())
-    return stat.st_size, stat.st_mtime_ns, stat.st_ino
-
-
-def _check_unchanged(source: _Shard) -> None:
-    try:
-        with source.path.open("rb") as file:
-            same = _identity(file) == source.seen
-    except OSError:
-        same = False
-    if not same:
-        raise ShardError(
-            f"{printable(source.header.name)} changed while it was read", hint="wait for the sync to end, merge again"
-        )
-
-
 def _sha256(path: Path, stop: threading.Event) -> str:
-    digest = hashlib.sha256()
+    digest, room = hashlib.sha256(), memoryview(bytearray(_HASHED))
     try:
         with path.open("rb", buffering=0) as file:
-            while not stop.is_set() and (block := file.read(_HASHED)):
-                digest.update(block)
+            while not stop.is_set() and (got := file.readinto(room)):
+                digest.update(room[:got])
     except OSError as error:
         raise ShardError(f"cannot read {path}: {error.strerror}", hint="sync it again") from None
     return digest.hexdigest()
