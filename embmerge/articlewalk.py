@@ -12,7 +12,7 @@ import io
 import pickle
 import pickletools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 KEYS = ("title", "id", "url")  # of an article that are kept
@@ -24,7 +24,8 @@ _SHORT = 64  # bytes of a text that is kept before it is known whether it is a k
 _STACK = 100_000  # values; picklers append batches of 1,000
 _MEMO, _MEMO_EACH = 100_000, 64  # memo entries that a file, and each of its articles, may have
 _MISSES = 10_000  # articles that do not fit the template before that is given up
-_NEVER = re.compile(rb"(?!)")
+_NEVER = re.compile(rb"(?!)").match
+_Match = Callable[[bytes, int], "re.Match[bytes] | None"]
 _PAST = object()  # a value that was passed over
 
 
@@ -35,8 +36,8 @@ class NotArticles(ValueError):
 def walk_articles(file: io.RawIOBase | BinaryIO) -> Iterator[list[bytes]]:  # noqa: C901, PLR0912, PLR0915  one loop, because a call an opcode would double the time
     """The articles of the pickled list in `file`, a batch at a time, each as its record.
 
-    Raises `NotArticles`, or one of the errors that
-    damaged input brings about (ValueError, LookupError, TypeError), where the list is not what it should be.
+    Raises `NotArticles`, or one of the errors that damaged input brings about (ValueError, LookupError, TypeError),
+    where the list is not what it should be.
     """
     memo: list[Any] = []  # lets go of an article once that was yielded
     stack: list[Any] = []
@@ -167,12 +168,13 @@ class _Template:
     that a MEMOIZE stands there, and not earlier, is checked. An article that does not fit is walked.
     """
 
-    _WANTED = rb"(?:(\x8c.[^\x94]{0,255}|X.{4}[^\x94]{0,2000})\x94|(K.|M..|J.{4}))"  # a text and MEMOIZE, or a number
+    # a text's opcode and length, its bytes and MEMOIZE, or a number
+    _WANTED = rb"(?:(\x8c.|X.{4})([^\x94]{0,2000})\x94|(K.|M..|J.{4}))"
     _PASSED = rb"(?:\x8c(.)|X(.{4}))"  # a text's length
 
     def __init__(self, keys: list[bytes], columns: list[int | None]) -> None:
         """`keys`: for each key the opcodes that recall it; `columns`: which column it is, None to pass it over."""
-        self._parts: list[tuple[re.Pattern[bytes], tuple[int, ...]]] = []  # up to a text that is passed over
+        self._parts: list[tuple[_Match, tuple[int, ...], bool]] = []  # up to a text that is passed over, or the end
         self._balance = _MISSES
         pattern, inside = rb"\x94\(", []  # MEMOIZE, MARK
         for key, column in zip(keys, columns, strict=True):
@@ -181,14 +183,15 @@ class _Template:
                 pattern += self._WANTED
                 inside.append(column)
             else:
-                self._parts.append((re.compile(pattern + self._PASSED, re.DOTALL), tuple(inside)))
+                self._parts.append((re.compile(pattern + self._PASSED, re.DOTALL).match, tuple(inside), True))
                 pattern, inside = rb"\x94", []
-        self._parts.append((re.compile(pattern + rb"u", re.DOTALL), tuple(inside)))  # SETITEMS
+        self._parts.append((re.compile(pattern + rb"u", re.DOTALL).match, tuple(inside), False))  # SETITEMS
 
     @classmethod
     def of(cls, keys: list[Any], memo: list[Any]) -> "_Template | None":
         """The template of articles with `keys`, which stand in `memo`; None if that cannot be."""
-        recalled, columns = [], []
+        recalled: list[bytes] = []
+        columns: list[int | None] = []
         for key in keys:
             if type(key) is not str or key not in memo or memo.index(key) > 0xFF:  # noqa: PLR2004  a byte
                 return None
@@ -200,28 +203,32 @@ class _Template:
         """Push the article whose EMPTY_DICT ends at `at`; returns where it ends, 0 if it looks otherwise."""
         values = [b"N", b"N", b"N"]
         remembered: list[Any] = [_PAST]
-        for pattern, columns in self._parts:
-            match = pattern.match(buffer, at)
+        for match_at, columns, passes in self._parts:
+            match = match_at(buffer, at)
             if not match:
                 return self._missed()
             found = match.groups()
-            for number, column in enumerate(columns):
-                text = found[2 * number]
-                if text is None:
-                    values[column] = _number(found[2 * number + 1])
-                elif _is_text(text):
-                    values[column] = text
-                    remembered.append(text)
+            place = 0
+            for column in columns:
+                opcode, text = found[place], found[place + 1]
+                if opcode is None:
+                    values[column] = _number(found[place + 2])
+                elif len(text) == (opcode[1] if len(opcode) == 2 else int.from_bytes(opcode[1:], "little")):  # noqa: PLR2004  a byte's length
+                    if not text.isascii() and not _is_text(text):
+                        return self._missed()
+                    values[column] = value = opcode + text
+                    remembered.append(value)
                 else:
                     return self._missed()
+                place += 3
             at = match.end()
-            if len(found) > 2 * len(columns):
+            if passes:
                 at += int.from_bytes(found[-2] or found[-1], "little")
                 if at >= end:
                     return 0
                 remembered.append(_PAST)
-        memo.extend(remembered)
-        stack.append(record(*values))
+        memo += remembered
+        stack.append(b"}(h\0%bh\1%bh\2%bu" % (*values,))
         self._balance += 1
         return at
 
@@ -229,20 +236,14 @@ class _Template:
         """Articles that do not fit cost time twice: where most are such, no more are tried."""
         self._balance -= 2
         if self._balance < 0:
-            self._parts = [(_NEVER, ())]
+            self._parts = [(_NEVER, (), False)]
         return 0
 
 
 def _is_text(text: bytes) -> bool:
-    """Whether an opcode, a length and some bytes fit together, and are UTF-8."""
-    if text[0] == _SHORT_TEXT:
-        start, length = 2, text[1]
-    else:
-        start, length = 5, int.from_bytes(text[1:5], "little")
-    if len(text) != start + length:
-        return False
+    """Whether some bytes are UTF-8."""
     try:
-        text[start:].decode()
+        text.decode()
     except UnicodeDecodeError:
         return False
     return True
@@ -297,7 +298,8 @@ def encode(value: object) -> bytes:
 
 def decode(article: bytes) -> dict[str, Any]:
     """`{'title', 'id', 'url'}` of a record."""
-    at, values = 2, []
+    at = 2
+    values: list[str | int | None] = []
     for _ in KEYS:
         opcode = article[at + 2]
         width = _TEXT.get(opcode, 0) or (opcode == _LONG1)

@@ -42,7 +42,7 @@ class Raw(bytes):
     nbytes: int
     text: bool
 
-    def __new__(cls, content: bytes, offset: int, nbytes: int, *, text: bool = False) -> "Raw":
+    def __new__(cls, content: bytes, offset: int, nbytes: int, *, text: bool = False) -> "Raw":  # noqa: PYI034  typing.Self came with Python 3.11
         """Remember where `content` was found."""
         raw = super().__new__(cls, content)
         raw.offset, raw.nbytes, raw.text = offset, nbytes, text
@@ -144,7 +144,7 @@ class _Dtype:
 
 def _dtype(code: object, *_flags: object) -> _Dtype:
     expect(type(code) is str and _SIMPLE_DTYPE.fullmatch(code), "dtype", code)
-    return _Dtype(np.dtype(code))
+    return _Dtype(np.dtype(str(code)))
 
 
 def _array(shape: object, dtype: object, raw: object, order: object = "C") -> Array:
@@ -260,7 +260,8 @@ class _Machine:
 
     def run(self, until: str | None) -> Any:
         """Follow the opcodes to STOP, or to the key `until`, and return the one value that is left."""
-        for opcode, argument, _position in pickletools.genops(self._window):
+        source: Any = self._window  # pickletools asks a file for no more than the window has
+        for opcode, argument, _position in pickletools.genops(source):
             name, long, self._window.long = opcode.name, self._window.long, None
             if until is not None and name in _TEXTS and argument == until and len(self._stack) == 1:
                 return self._pop()
@@ -272,7 +273,7 @@ class _Machine:
             self._step(name, argument, long)
         raise Truncated("the pickle has no end")
 
-    def _step(self, name: str, argument: Any, long: Raw | None) -> None:
+    def _step(self, name: str, argument: Any, long: Raw | None) -> None:  # noqa: C901  one line an opcode
         push = self._stack.append
         if name in _CONSTANTS:
             push(_CONSTANTS[name])

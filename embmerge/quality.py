@@ -93,4 +93,4 @@ def row_norms(rows: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         odd = np.flatnonzero(~np.isfinite(squares) | (squares < 1e-30))  # noqa: PLR2004  beyond or below what float32 squares can say
         if len(odd):
             squares[odd] = np.square(native[odd].astype(np.float64)).sum(axis=1)
-    return np.sqrt(squares)
+    return np.asarray(np.sqrt(squares))

@@ -144,7 +144,7 @@ def _text(value: object) -> str | None:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if type(value) in {int, float} and abs(value) < _LARGEST else None  # type: ignore[arg-type, operator]
+    return float(value) if isinstance(value, int | float) and abs(value) < _LARGEST else None
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -208,11 +208,11 @@ def read_rows(file: BinaryIO, header: ShardHeader, start: int, stop: int) -> npt
     return np.ascontiguousarray(columns.T)
 
 
-def _fill(file: BinaryIO, offset: int, room: npt.NDArray[Any], header: ShardHeader) -> None:
+def _fill(file: Any, offset: int, room: npt.NDArray[Any], header: ShardHeader) -> None:
     file.seek(offset)
-    view = memoryview(room).cast("B")
+    view = room.reshape(-1).view(np.uint8).data  # a memoryview alone casts native values only
     while view:
-        got = file.readinto(view)  # type: ignore[attr-defined]  a real file has it, typing's BinaryIO does not say so
+        got = file.readinto(view)
         if not got:
             raise TruncatedShard(f"{printable(header.name)} became shorter while it was read", hint="sync it again")
         view = view[got:]

@@ -10,13 +10,13 @@ from typing import Any
 import asyncssh
 
 
-class Accounts(asyncssh.SSHServer):  # type: ignore[misc]  asyncssh is untyped here
+class Accounts(asyncssh.SSHServer):
     """Who may log in: passwords by user name."""
 
     def __init__(self, passwords: Mapping[str, str]) -> None:
         self._passwords = passwords
 
-    def begin_auth(self, username: str) -> bool:
+    def begin_auth(self, username: str) -> bool:  # noqa: ARG002  asked of everybody
         """Everybody has to say who they are."""
         return True
 
@@ -29,13 +29,13 @@ class Accounts(asyncssh.SSHServer):  # type: ignore[misc]  asyncssh is untyped h
         return self._passwords.get(username) == password
 
 
-class Home(asyncssh.SFTPServer):  # type: ignore[misc]  asyncssh is untyped here
+class Home(asyncssh.SFTPServer):
     """SFTP below one folder, which looks like the root of all."""
 
     folder: Path
 
     def __init__(self, channel: Any) -> None:
-        super().__init__(channel, chroot=str(self.folder))
+        super().__init__(channel, chroot=bytes(self.folder))
 
 
 class Server:
