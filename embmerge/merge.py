@@ -168,7 +168,8 @@ def _stream(
                     last = len(articles)
                 if row >= last:
                     break
-                stop = min(row + step, header.end, last)
+                # blocks end alike however soon the articles are known: figures depend on them in the last digit
+                stop = min(row + step, header.end, plan.certain if row < plan.certain else last)
                 rows = read_rows(file, header, row - header.start, stop - header.start)
                 quality.add(rows, row)
                 writer.write(_converted(rows, plan.dtype, source))
