@@ -6,6 +6,7 @@
     │   └── CredentialsError          2   .credentials/NAME.credentials
     ├── ConnectError                  3   no connection to a cluster, and trying again may not help
     │   ├── ConnectionLost            3   the line dropped or froze: the one error worth a retry
+    │   │   └── Unreached             3   no such host name, or nobody listens: down for now, or a typo
     │   ├── LoginError                3   password, key or second factor refused
     │   └── HostKeyError              3   unknown (strict) or changed host key
     ├── RemoteDataError               4   what is on the cluster: directory, shards, coverage
@@ -57,6 +58,10 @@ class ConnectError(EmbmergeError):
 
 class ConnectionLost(ConnectError):
     """A line that dropped, froze or was refused for now: the one error that is worth another try."""
+
+
+class Unreached(ConnectionLost):
+    """A host name that nobody knows, or a port where nobody listens: down for now, or never there at all."""
 
 
 class LoginError(ConnectError):

@@ -6,15 +6,15 @@ import posixpath
 import re
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import fabric
 import paramiko
 
-from embmerge.errors import ConnectError, ConnectionLost, RemoteDataError, ShardError
+from embmerge.errors import ConnectError, ConnectionLost, RemoteDataError, ShardError, Unreached
 from embmerge.events import Connected, Connecting, Observer, ignore
 from embmerge.plaintext import printable
 from embmerge.remote.credentials import Credentials
@@ -28,6 +28,9 @@ _CHECKPOINT = re.compile(r"cluster\d{1,9}_gpu\d{1,9}_checkpoint_\d{1,12}\.pkl")
 _EDGE = 8 << 10  # bytes at either end of a shard; its header lies in there
 _ROUNDS = 8  # of further blocks for shards that are laid out otherwise
 _SHOWN = 5  # names in a message
+_AT_FIRST = 1  # retries of a host that was never reached
+
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True)
@@ -96,15 +99,42 @@ class Cluster:
 
         Raises `ConnectError` (`LoginError`, `HostKeyError`, `ConnectionLost` after the last try) or `CredentialsError`.
         """
-        if self._connection is not None and self._connection.is_connected:
-            return
-        self._observer(Connecting(self.name, self.address, self._configured_dir))
-        retries = self._settings.retries if self._reached else min(self._settings.retries, 1)
-        self._connection = persistently(
-            self._door.connect, cluster=self.name, retries=retries, stop=self._stop, observer=self._observer
+        self.working(lambda: None)
+
+    def working(self, work: Callable[[], Outcome]) -> Outcome:
+        """What `work` returns, which needs the connection; where the line drops, we log in and do it again.
+
+        Raises as `connect` and `work`.
+        """
+
+        def attempt() -> Outcome:
+            self._log_in()
+            return work()
+
+        if not self._stands:
+            self._observer(Connecting(self.name, self.address, self._configured_dir))
+        return persistently(
+            attempt,
+            cluster=self.name,
+            retries=self._settings.retries,
+            stop=self._stop,
+            observer=self._observer,
+            worth=self._worth,
         )
-        self._reached = True
-        self._observer(Connected(self.name, self._configured_dir))
+
+    @property
+    def _stands(self) -> bool:
+        return self._connection is not None and self._connection.is_connected
+
+    def _log_in(self) -> None:
+        if not self._stands:
+            self._connection = self._door.connect()
+            self._reached = True
+            self._observer(Connected(self.name, self._configured_dir))
+
+    def _worth(self, error: ConnectionLost) -> int:
+        """How many retries: nobody should wait for minutes to learn of a typo."""
+        return _AT_FIRST if isinstance(error, Unreached) and not self._reached else self._settings.retries
 
     def another(self) -> fabric.Connection:
         """One more authenticated connection; the caller closes it. Raises as `connect`, without trying again."""
@@ -119,7 +149,7 @@ class Cluster:
 
     @contextmanager
     def sftp(self) -> Iterator[paramiko.SFTPClient]:
-        """paramiko's own client on a session of its own, with every wait bounded."""
+        """A client of paramiko's own on a session of its own, with every wait bounded."""
         transport, limit = self.connection.transport, self._settings.stall_timeout
         try:
             with time_limit(transport, limit):
@@ -174,10 +204,10 @@ class Cluster:
                     hint=f"on the cluster: ls -ld {shown}; ask its owner for chmod +rx, or name another remote_dir",
                 ) from None
             if error.errno == errno.ENOENT or error.errno is None:
-                raise self._missing(sftp, shown) from None
+                raise self._missing(sftp) from None
             raise RemoteDataError(f"{self.name}: cannot list {shown}: {printable(str(error))}") from None
 
-    def _missing(self, sftp: paramiko.SFTPClient, shown: str) -> RemoteDataError:
+    def _missing(self, sftp: paramiko.SFTPClient) -> RemoteDataError:
         """The error for a remote directory that is not there."""
         path = (
             self._configured_dir

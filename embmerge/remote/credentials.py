@@ -116,7 +116,7 @@ def _read(path: Path, directory: Path) -> str:
 def _unique(pairs: list[tuple[str, Any]], path: Path, text: str) -> dict[str, Any]:
     keys = [key for key, _ in pairs]
     if twice := {key for key in keys if keys.count(key) > 1}:
-        key = sorted(twice)[0]
+        key = min(twice)
         raise CredentialsError(f"{path}{_line(key, text)}: {printable(key, 40)!a} stands there twice")
     return dict(pairs)
 

@@ -21,7 +21,7 @@ from embmerge.plaintext import printable
 _writing = threading.Lock()
 
 
-class KnownHosts(paramiko.MissingHostKeyPolicy):
+class KnownHosts(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]  # paramiko has no types
     """The keys in `~/.ssh/known_hosts` and in `directory`/known_hosts, and what to do about others."""
 
     def __init__(
@@ -41,26 +41,49 @@ class KnownHosts(paramiko.MissingHostKeyPolicy):
                 keys.add(host, entry.key.get_name(), entry.key)
 
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
-        """paramiko's question: the host is in neither file."""
+        """What paramiko asks: the host is in neither file."""
         shown = printable(hostname)
+        for entry, path, number in self._entries(revoked=True):
+            if entry.key == key:
+                raise HostKeyError(
+                    f"{self._cluster}: {shown} has the host key {key.fingerprint}, revoked by {path}, line {number}",
+                    hint="do not log in; ask who runs the machine",
+                )
         if self._mode == "strict":
             raise HostKeyError(
                 f"{self._cluster}: the host key of {shown} is unknown: {key.get_name()} {key.fingerprint}",
                 hint=f"if that is its fingerprint, add the key to {self._own}, or set host_keys: accept-new",
             )
         with _writing:
-            self._own.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._own, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            try:
-                os.write(descriptor, f"{hostname} {key.get_name()} {key.get_base64()}\n".encode())
-            finally:
-                os.close(descriptor)
+            self.guard(client)  # somebody may have accepted a key of this host since
+            if known := client.get_host_keys().lookup(hostname):
+                if known.get(key.get_name()) != key:
+                    raise paramiko.BadHostKeyException(hostname, key, next(iter(known.values())))
+                return
+            self._append(f"{hostname} {key.get_name()} {key.get_base64()}\n")
         client.get_host_keys().add(hostname, key.get_name(), key)
         self._observer(HostKeyAccepted(self._cluster, shown, key.get_name(), key.fingerprint, self._own))
 
+    def _append(self, line: str) -> None:
+        """Write a line in one go: other processes may do the same."""
+        try:
+            self._own.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = self._own.exists() and self._own.read_bytes()[-1:] not in (b"", b"\n")
+            descriptor = os.open(self._own, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            try:
+                os.write(descriptor, f"{chr(10) * unfinished}{line}".encode())
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise HostKeyError(
+                f"{self._cluster}: cannot write {self._own}: {error.strerror}",
+                hint="an unknown host's key is kept there: make the folder writable",
+            ) from None
+
     def changed(self, error: paramiko.BadHostKeyException, port: int) -> HostKeyError:
         """The refusal of a changed key, naming both fingerprints and where the old one stands."""
-        hostname = error.hostname if port == 22 else f"[{error.hostname}]:{port}"  # noqa: PLR2004  SSH's own port
+        bare = port == 22 or error.hostname.startswith("[")  # noqa: PLR2004  SSH's own port
+        hostname = error.hostname if bare else f"[{error.hostname}]:{port}"
         expected = error.expected_key
         where = next(
             (f"{path}, line {line}" for entry, path, line in self._entries() if _names(entry, hostname, expected)),
@@ -73,12 +96,15 @@ class KnownHosts(paramiko.MissingHostKeyPolicy):
             f"remove that line and connect again: ssh-keygen -R {printable(hostname)!a}",
         )
 
-    def _entries(self) -> Iterator[tuple[HostKeyEntry, Path, int]]:
+    def _entries(self, *, revoked: bool = False) -> Iterator[tuple[HostKeyEntry, Path, int]]:
         for path in self._files:
             lines: list[str] = []
             with suppress(OSError):
                 lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            for number, line in enumerate(lines, 1):
+            for number, whole in enumerate(lines, 1):
+                line = whole.removeprefix("@revoked ").lstrip()
+                if (line != whole.lstrip()) is not revoked:
+                    continue
                 with suppress(InvalidHostKey, paramiko.SSHException, ValueError):
                     entry = HostKeyEntry.from_line(line, number)
                     if entry and entry.key:

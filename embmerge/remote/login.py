@@ -5,20 +5,19 @@ failures" where an agent holds many keys, and it asks for second factors on its 
 password or key that was given is all that is tried.
 """
 
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import fabric
 import paramiko
 from paramiko.auth_strategy import AuthStrategy
 
-from embmerge.errors import ConnectError, ConnectionLost, CredentialsError, EmbmergeError, LoginError
+from embmerge.errors import CredentialsError, EmbmergeError, LoginError
 from embmerge.events import Detail, Observer
 from embmerge.plaintext import printable
 from embmerge.remote.credentials import SUFFIX, Credentials, load_credentials
+from embmerge.remote.explained import explained
 from embmerge.remote.hostkeys import KnownHosts
 from embmerge.remote.transport import transport_factory
 from embmerge.settings import Settings
@@ -42,6 +41,7 @@ class Door:
     observer: Observer
     ask: Ask | None
     asked: bool = False
+    route: tuple[str, ...] = ()  # the clusters that this one is the gateway of
     _secret: str | None = field(default=None, repr=False)
     _gateway: "fabric.Connection | None" = field(default=None, repr=False)
 
@@ -86,14 +86,17 @@ class Door:
             return None
         if self._gateway is None or not self._gateway.is_connected:
             if (self.settings.credentials / f"{name}{SUFFIX}").exists():
-                if name == self.credentials.name:
+                route = (*self.route, self.credentials.name)
+                if name in route:
                     raise CredentialsError(
-                        f"{name}: its gateway is itself", hint="remove `gateway` from its credentials"
+                        f"the gateways go in a circle: {' → '.join((*route, name))}",
+                        hint=f"remove `gateway` from the credentials of {name}",
                     )
                 credentials = load_credentials(name, self.settings.credentials, self.observer)
             else:
                 credentials = Credentials(name=name, address=name)
-            door = Door(credentials, self.settings, self.observer, self.ask)
+            route = (*self.route, self.credentials.name)
+            door = Door(credentials, self.settings, self.observer, self.ask, route=route)
             self._gateway = door.connect()
             self.asked = self.asked or door.asked
         return self._gateway
@@ -118,8 +121,8 @@ class Door:
             raise
         except BaseException as error:
             hop.close()
-            if explained := _explained(error, hop, hosts, self.credentials.name):
-                raise explained from error
+            if meant := explained(error, hop, hosts, self.credentials.name):
+                raise meant from error
             raise
         hop.transport.set_keepalive(max(1, round(settings.keepalive)))
         self.asked = self.asked or login.asked
@@ -133,13 +136,14 @@ class Door:
         return self._secret
 
 
-class _Login(AuthStrategy):  # type: ignore[misc]  paramiko is untyped
+class _Login(AuthStrategy):  # type: ignore[misc]  # paramiko has no types
     """What is tried to log in over one transport, in this order, and nothing else."""
 
     def __init__(self, door: Door, hop: fabric.Connection, identities: list[str], *, own: bool) -> None:
         super().__init__(ssh_config=None)
         self._door, self._hop, self._identities, self._own = door, hop, identities, own
         self._password = door.secret() if own else None
+        self._locked: CredentialsError | None = None  # a key of ~/.ssh/config that we cannot open
         self.asked = False
 
     def authenticate(self, transport: paramiko.Transport) -> list[str]:
@@ -147,8 +151,7 @@ class _Login(AuthStrategy):  # type: ignore[misc]  paramiko is untyped
         given = self._door.credentials if self._own else None
         tried = []
         if given and given.key_file:
-            passphrase = given.passphrase.get_secret_value() if given.passphrase else None
-            key = load_key(Path(given.key_file).expanduser(), passphrase, given.name)
+            key = load_key(Path(given.key_file).expanduser(), self._passphrase, given.name)
             ways = [(f"the key {given.key_file}", key)]
         elif self._password is not None:
             return self._by_password(transport)
@@ -166,15 +169,17 @@ class _Login(AuthStrategy):  # type: ignore[misc]  paramiko is untyped
                 _unless_lost(error, transport)
                 continue
         if not ways:
-            try:
-                transport.auth_none(self._hop.user)
-            except paramiko.BadAuthenticationType as error:
-                if "keyboard-interactive" in error.allowed_types:
-                    return self._by_questions(transport)
-                raise self._refused(tried, error.allowed_types) from None
-            else:
-                return []
+            return self._by_nothing(transport)
         raise self._refused(tried, [])
+
+    def _by_nothing(self, transport: paramiko.Transport) -> list[str]:
+        """Without a secret: perhaps the server asks questions, or nothing at all."""
+        try:
+            return self._rest(transport, transport.auth_none(self._hop.user))
+        except paramiko.BadAuthenticationType as error:
+            if "keyboard-interactive" in error.allowed_types:
+                return self._by_questions(transport)
+            raise self._refused([], error.allowed_types) from None
 
     def _by_password(self, transport: paramiko.Transport) -> list[str]:
         try:
@@ -206,7 +211,8 @@ class _Login(AuthStrategy):  # type: ignore[misc]  paramiko is untyped
             nonlocal rounds
             rounds += 1
             if rounds > _ROUNDS:
-                raise paramiko.AuthenticationException("too many questions")
+                name = self._door.credentials.name
+                raise LoginError(f"{name}: authentication failed: the server asks question after question")
             return [self._answer(question, unused) for question, _echo in questions]
 
         if self._door.ask:
@@ -238,7 +244,10 @@ class _Login(AuthStrategy):  # type: ignore[misc]  paramiko is untyped
         for identity in self._identities:
             path = Path(identity).expanduser()
             if path.exists():
-                yield f"the key {identity}", load_key(path, None, self._door.credentials.name)
+                try:
+                    yield f"the key {identity}", load_key(path, self._passphrase, self._door.credentials.name)
+                except CredentialsError as error:  # the agent may have it open
+                    self._locked = error
         for key in paramiko.Agent().get_keys():
             yield "a key of the agent", key
         if self._identities:
@@ -250,7 +259,14 @@ class _Login(AuthStrategy):  # type: ignore[misc]  paramiko is untyped
             except (OSError, ValueError, paramiko.SSHException):  # absent, or with a passphrase that the agent knows
                 continue
 
-    def _refused(self, tried: list[str], allowed: list[str]) -> LoginError:
+    @property
+    def _passphrase(self) -> str | None:
+        passphrase = self._door.credentials.passphrase if self._own else None
+        return passphrase.get_secret_value() if passphrase else None
+
+    def _refused(self, tried: list[str], allowed: list[str]) -> EmbmergeError:
+        if self._locked:
+            return self._locked
         who = f"{self._hop.user}@{self._hop.host}"
         what = f"did not accept {', '.join(dict.fromkeys(tried))}" if tried else "wants a password or a key"
         wants = f"; it takes {printable(', '.join(allowed), 80)}" if allowed else ""
@@ -262,7 +278,7 @@ class _Login(AuthStrategy):  # type: ignore[misc]  paramiko is untyped
 
 
 def _unless_lost(error: paramiko.AuthenticationException, transport: paramiko.Transport) -> None:
-    """Raise `ConnectionError` if the line dropped or was silent during the login: paramiko calls that a refusal, too."""
+    """Raise `ConnectionError` if the line dropped or was silent meanwhile: paramiko calls that a refusal, too."""
     if not transport.is_active() or "timeout" in str(error):
         raise ConnectionError("closed during the login") from error
 
@@ -283,39 +299,3 @@ def load_key(path: Path, passphrase: str | None, name: str) -> paramiko.PKey:
     except (ValueError, paramiko.SSHException):
         why = "cannot be opened with this passphrase" if passphrase else "is not a private key"
         raise CredentialsError(f"{name}: the key {path} {why}", hint="check it with: ssh-keygen -y -f") from None
-
-
-def _explained(error: BaseException, hop: fabric.Connection, hosts: KnownHosts, name: str) -> EmbmergeError | None:
-    """What an error of paramiko's or the system's means; None if it is neither's."""
-    where = f"{printable(hop.host)}:{hop.port}"
-    if isinstance(error, paramiko.BadHostKeyException):
-        return hosts.changed(error, hop.port)
-    if isinstance(error, socket.gaierror | UnicodeError):
-        return ConnectionLost(
-            f"{name}: unknown host name {printable(hop.host)}",
-            hint="is the address spelled right, is the VPN up? invoke doctor tells more",
-        )
-    if isinstance(error, paramiko.ChannelException):
-        return ConnectError(f"{name}: the gateway does not let us through to {where}: {printable(error.text)}")
-    if isinstance(error, TimeoutError):
-        return ConnectionLost(f"{name}: time-out: no answer from {where}", hint="is the VPN up? is a firewall between?")
-    if isinstance(error, ConnectionRefusedError | paramiko.ssh_exception.NoValidConnectionsError):
-        return ConnectionLost(
-            f"{name}: connection refused by {where}", hint="is the port right, is its SSH server running?"
-        )
-    text = printable(str(error), 120)
-    if isinstance(error, paramiko.SSHException) and "too many authentication failures" in text.lower():
-        return LoginError(
-            f"{name}: too many authentication failures at {where}",
-            hint="your agent offers too many keys: name the right one as `key_file` in the credentials",
-        )
-    if isinstance(error, paramiko.AuthenticationException):
-        return LoginError(f"{name}: authentication failed at {where}: {text}")
-    if isinstance(error, paramiko.ssh_exception.IncompatiblePeer):
-        return ConnectError(f"{name}: {where} speaks no SSH that we do: {text}")
-    if isinstance(error, OSError | EOFError | paramiko.SSHException):
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else text or "closed by the server"
-        return ConnectionLost(
-            f"{name}: connection lost at {where}: {reason}", hint="invoke doctor tells where it breaks"
-        )
-    return None

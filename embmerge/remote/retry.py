@@ -15,17 +15,27 @@ Outcome = TypeVar("Outcome")
 
 
 def persistently(
-    work: Callable[[], Outcome], *, cluster: str, retries: int, stop: threading.Event, observer: Observer
+    work: Callable[[], Outcome],
+    *,
+    cluster: str,
+    retries: int,
+    stop: threading.Event,
+    observer: Observer,
+    worth: Callable[[ConnectionLost], int] | None = None,
 ) -> Outcome:
     """What `work` returns; `ConnectionLost` is tried again up to `retries` times, any other error is raised at once.
 
-    Raises `Interrupted` when `stop` is set during a pause.
+    `worth`: fewer retries that a certain error is worth. Raises `Interrupted` when `stop` is set during a pause.
     """
+
+    def most(state: tenacity.RetryCallState) -> int:
+        error = state.outcome.exception() if state.outcome else None
+        return min(retries, worth(error)) if worth and isinstance(error, ConnectionLost) else retries
 
     def told(state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         pause = state.next_action.sleep if state.next_action else 0.0
-        observer(Retrying(cluster, state.attempt_number, retries, pause, str(error)))
+        observer(Retrying(cluster, state.attempt_number, most(state), pause, str(error)))
 
     def sleep(seconds: float) -> None:
         if stop.wait(seconds):
@@ -33,7 +43,7 @@ def persistently(
 
     trying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(ConnectionLost),
-        stop=tenacity.stop_after_attempt(retries + 1),
+        stop=lambda state: state.attempt_number > most(state),
         wait=tenacity.wait_random_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE, min=FIRST_PAUSE / 2),
         before_sleep=told,
         sleep=sleep,

@@ -89,7 +89,7 @@ def survey(clusters: Sequence[Cluster], terms: Terms, *, observer: Observer = ig
 
     What is wrong on a cluster, or with its connection, is in the result. Raises `Interrupted` when `stop` is set.
     """
-    looks = {cluster.name: partial(_look, cluster, observer) for cluster in clusters}
+    looks = {cluster.name: partial(cluster.working, partial(_look, cluster, observer)) for cluster in clusters}
     outcomes = together(looks, stop=stop, halt=threading.Event())
     surveys = []
     for name, outcome in outcomes.items():
@@ -103,7 +103,6 @@ def survey(clusters: Sequence[Cluster], terms: Terms, *, observer: Observer = ig
 
 
 def _look(cluster: Cluster, observer: Observer) -> ClusterSurvey:
-    cluster.connect()
     listing = cluster.listing()
     files = listing.shards
     observer(ShardsFound(cluster.name, len(files), sum(file.nbytes for file in files)))

@@ -1,0 +1,46 @@
+"""What errors of paramiko and of the system mean to somebody who wants to log in, and what to do about them."""
+
+import socket
+
+import fabric
+import paramiko
+
+from embmerge.errors import ConnectError, ConnectionLost, EmbmergeError, LoginError, Unreached
+from embmerge.plaintext import printable
+from embmerge.remote.hostkeys import KnownHosts
+
+
+def explained(  # noqa: PLR0911  a table, with a row for each
+    error: BaseException, hop: fabric.Connection, hosts: KnownHosts, name: str
+) -> EmbmergeError | None:
+    """What an error of paramiko's or the system's means; None if it is neither's."""
+    where = f"{printable(hop.host)}:{hop.port}"
+    if isinstance(error, paramiko.BadHostKeyException):
+        return hosts.changed(error, hop.port)
+    if isinstance(error, socket.gaierror | UnicodeError):
+        return Unreached(
+            f"{name}: unknown host name {printable(hop.host)}",
+            hint="is the address spelled right, is the VPN up? invoke doctor tells more",
+        )
+    if isinstance(error, paramiko.ChannelException):
+        return ConnectError(f"{name}: the gateway does not let us through to {where}: {printable(error.text)}")
+    if isinstance(error, TimeoutError):
+        return ConnectionLost(f"{name}: time-out: no answer from {where}", hint="is the VPN up? is a firewall between?")
+    if isinstance(error, ConnectionRefusedError | paramiko.ssh_exception.NoValidConnectionsError):
+        return Unreached(f"{name}: connection refused by {where}", hint="is the port right, is its SSH server running?")
+    text = printable(str(error), 120)
+    if isinstance(error, paramiko.SSHException) and "too many authentication failures" in text.lower():
+        return LoginError(
+            f"{name}: too many authentication failures at {where}",
+            hint="your agent offers too many keys: name the right one as `key_file` in the credentials",
+        )
+    if isinstance(error, paramiko.AuthenticationException):
+        return LoginError(f"{name}: authentication failed at {where}: {text}")
+    if isinstance(error, paramiko.ssh_exception.IncompatiblePeer):
+        return ConnectError(f"{name}: {where} speaks no SSH that we do: {text}")
+    if isinstance(error, OSError | EOFError | paramiko.SSHException):
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else text or "closed by the server"
+        return ConnectionLost(
+            f"{name}: connection lost at {where}: {reason}", hint="invoke doctor tells where it breaks"
+        )
+    return None

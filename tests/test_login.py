@@ -1,0 +1,411 @@
+"""Who may log in: every way there is, against OpenSSH or the embedded server."""
+
+import socket
+import traceback
+from contextlib import ExitStack
+
+import pytest
+
+from embmerge.errors import ConnectError, ConnectionLost, CredentialsError, LoginError
+from embmerge.events import Connected, Detail
+from tests.servers import PASSWORD, Agent, Login, Sshd, embedded, free_port, make_key, need_sshd
+
+CODE = "123456"
+
+
+@pytest.fixture
+def key(tmp_path):
+    return make_key(tmp_path / "keys" / "mine")
+
+
+@pytest.fixture
+def sshd(tmp_path, key):
+    with Sshd(tmp_path, keys=[key]) as sshd:
+        yield sshd
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Starts embedded servers with the accounts that it is given; returns their ports."""
+    with ExitStack() as running:
+
+        def start(**accounts):
+            folder = tmp_path / f"home{len(list(tmp_path.glob('home*')))}"
+            return running.enter_context(embedded(folder, lambda: Login(**accounts))).port
+
+        yield start
+
+
+def works(cluster):
+    """The connection does what a connection is for."""
+    cluster.connect()
+    with cluster.sftp() as sftp:
+        return sftp.normalize(".")
+
+
+# --- one factor -------------------------------------------------------------------------------------------------------
+
+
+def test_a_password_logs_in_to_openssh(tmp_path, desk):
+    with Sshd(tmp_path, account=True) as sshd:
+        desk.write(port=sshd.port, username="worker", password=PASSWORD)
+        assert works(desk.cluster()) == "/mnt"
+
+
+def test_a_wrong_password_is_refused_once_and_says_where_to_correct_it(tmp_path, desk):
+    with Sshd(tmp_path, account=True) as sshd:
+        desk.write(port=sshd.port, username="worker", password="wrong-wrong")
+        with pytest.raises(LoginError) as caught:
+            desk.cluster(retries=5).connect()
+    assert "a: authentication failed: worker@127.0.0.1 did not accept the password" in caught.value.message
+    assert str(desk.credentials / "a.credentials") in caught.value.hint
+    assert caught.value.exit_code == 3
+    assert "wrong-wrong" not in str(caught.value) + caught.value.hint
+
+
+def test_a_wrong_password_is_never_tried_again(server, desk):
+    tried = []
+    desk.write(port=server(passwords={"me": "right"}, tried=tried), username="me", password="wrong")
+    with pytest.raises(LoginError):
+        desk.cluster(retries=5).connect()
+    assert tried == ["password"]
+
+
+def test_a_key_logs_in(sshd, key, desk):
+    desk.write(port=sshd.port, username=sshd.user, key_file=str(key))
+    assert works(desk.cluster()) == str(sshd.home)
+
+
+def test_a_key_with_a_passphrase_logs_in(tmp_path, desk):
+    locked = make_key(tmp_path / "keys" / "locked", passphrase="open sesame")
+    with Sshd(tmp_path, keys=[locked]) as sshd:
+        desk.write(port=sshd.port, username=sshd.user, key_file=str(locked), passphrase="open sesame")
+        assert works(desk.cluster())
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [({}, "needs a passphrase"), ({"passphrase": "no sesame"}, "cannot be opened with this passphrase")],
+)
+def test_a_key_that_cannot_be_opened_says_why(tmp_path, desk, facts, message):
+    locked = make_key(tmp_path / "keys" / "locked", passphrase="open sesame")
+    with Sshd(tmp_path, keys=[locked]) as sshd:
+        desk.write(port=sshd.port, username=sshd.user, key_file=str(locked), **facts)
+        with pytest.raises(CredentialsError, match=message) as caught:
+            desk.cluster().connect()
+    assert "sesame" not in str(caught.value)
+
+
+def test_a_missing_key_file_is_named(sshd, desk, tmp_path):
+    desk.write(port=sshd.port, username=sshd.user, key_file=str(tmp_path / "nowhere"))
+    with pytest.raises(CredentialsError, match=r"no key file .*nowhere"):
+        desk.cluster().connect()
+
+
+def test_a_refused_key_is_named(sshd, tmp_path, desk):
+    other = make_key(tmp_path / "keys" / "other")
+    desk.write(port=sshd.port, username=sshd.user, key_file=str(other))
+    with pytest.raises(LoginError, match=r"did not accept the key .*other"):
+        desk.cluster(retries=5).connect()
+
+
+def test_without_a_secret_the_agent_is_asked(sshd, key, tmp_path, desk, monkeypatch):
+    desk.write(port=sshd.port, username=sshd.user)
+    with Agent(tmp_path, monkeypatch, [key]):
+        assert works(desk.cluster())
+
+
+def test_without_a_secret_the_default_keys_are_tried(tmp_path, desk, own_home):
+    with Sshd(tmp_path, keys=[make_key(own_home / "id_ed25519")]) as sshd:
+        desk.write(port=sshd.port, username=sshd.user)
+        assert works(desk.cluster())
+
+
+def test_without_any_secret_the_error_says_what_the_server_takes(sshd, desk):
+    desk.write(port=sshd.port, username=sshd.user)
+    with pytest.raises(LoginError, match="wants a password or a key; it takes publickey"):
+        desk.cluster().connect()
+
+
+def test_agent_and_default_keys_are_left_alone_when_a_password_is_given(
+    tmp_path, server, key, desk, own_home, monkeypatch
+):
+    tried = []
+    make_key(own_home / "id_ed25519")
+    desk.write(port=server(passwords={"me": "pw"}, keys=[key], tried=tried), username="me", password="pw")
+    with Agent(tmp_path, monkeypatch, [key]):
+        assert works(desk.cluster())
+    assert tried == ["password"]
+
+
+def test_agent_and_default_keys_are_left_alone_when_a_key_is_given(tmp_path, server, key, desk, own_home, monkeypatch):
+    tried = []
+    others = [make_key(own_home / "id_ed25519"), make_key(tmp_path / "keys" / "x")]
+    desk.write(port=server(keys=[key], tried=tried), username="me", key_file=str(key))
+    with Agent(tmp_path, monkeypatch, others):
+        assert works(desk.cluster())
+    assert set(tried) == {"key"}
+    assert len(tried) <= 2  # asyncssh asks for each step of one try
+
+
+def test_a_password_that_only_questions_take_is_answered_silently(server, desk):
+    desk.write(port=server(questions=[("Password: ", "pw")]), username="me", password="pw")
+    cluster = desk.cluster()
+    assert works(cluster)
+    assert not cluster.single
+
+
+def test_a_login_without_a_shell_is_enough(tmp_path, key, desk):
+    with Sshd(tmp_path, keys=[key], shell=False) as sshd:
+        desk.write(port=sshd.port, username=sshd.user, key_file=str(key), remote_dir=str(sshd.home))
+        (sshd.home / "cluster0_gpu0.pkl").write_bytes(b"x")
+        assert [file.name for file in desk.connected().listing().shards] == ["cluster0_gpu0.pkl"]
+
+
+def test_a_login_in_a_chroot_is_enough(tmp_path, desk):
+    lines = ["ChrootDirectory /mnt"]
+    with Sshd(tmp_path, account=True, shell=False, lines=lines) as sshd:
+        (sshd.home / "out").mkdir()
+        (sshd.home / "out" / "cluster0_gpu0.pkl").write_bytes(b"x")
+        desk.write(port=sshd.port, username="worker", password=PASSWORD, remote_dir="out")
+        listing = desk.connected().listing()
+    assert listing.remote_dir == "/out"
+    assert len(listing.shards) == 1
+
+
+# --- a second factor --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked():
+    """Prompts that were shown; called with one, it answers with the code."""
+
+    class Asked(list):
+        def __call__(self, prompt):
+            self.append(prompt)
+            return CODE
+
+    return Asked()
+
+
+def test_a_code_is_asked_once_and_the_connection_is_the_only_one(server, desk, asked):
+    desk.write(port=server(questions=[("Password: ", "pw"), ("Code: ", CODE)]), username="me", password="pw")
+    cluster = desk.cluster(ask=asked)
+    assert works(cluster)
+    assert asked == ["a: Code: "]
+    assert cluster.single
+    with pytest.raises(ConnectError, match="another connection would need another code"):
+        cluster.another()
+    assert len(asked) == 1
+
+
+def test_one_connection_of_a_code_carries_several_sessions(server, desk, asked):
+    desk.write(port=server(questions=[("Code: ", CODE)]), username="me")
+    cluster = desk.connected(ask=asked)
+    with cluster.sftp() as one, cluster.sftp() as two:
+        assert one.normalize(".") == two.normalize(".")
+    assert len(asked) == 1
+
+
+def test_without_a_terminal_the_question_is_told(server, desk):
+    desk.write(port=server(questions=[("Password: ", "pw"), ("Code: ", CODE)]), username="me", password="pw")
+    with pytest.raises(LoginError, match=r"asks for a second factor \('Code:'\), and there is no terminal") as caught:
+        desk.cluster().connect()
+    assert caught.value.exit_code == 3
+    assert "run it in a terminal" in caught.value.hint
+
+
+def test_a_wrong_code_is_refused(server, desk):
+    desk.write(port=server(questions=[("Code: ", CODE)]), username="me")
+    with pytest.raises(LoginError, match="did not accept the answer"):
+        desk.cluster(ask=lambda _prompt: "654321").connect()
+
+
+def test_a_prompt_with_terminal_escapes_is_shown_as_text(server, desk, asked):
+    desk.write(port=server(questions=[("\x1b[2JCode\n: ", CODE)]), username="me")
+    desk.connected(ask=asked)
+    assert asked == ["a: \\x1b[2JCode\\n: "]
+
+
+def test_a_server_that_asks_for_ever_is_left(server, desk, asked):
+    desk.write(port=server(questions=[("Code: ", CODE)] * 99), username="me")
+    with pytest.raises(LoginError, match="question after question"):
+        desk.cluster(ask=asked).connect()
+    assert len(asked) <= 5
+
+
+# --- two hops ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gateway(tmp_path, key):
+    with Sshd(tmp_path / "gate", keys=[key]) as sshd:
+        yield sshd
+
+
+def test_a_gateway_with_credentials_of_its_own_is_the_way(sshd, gateway, key, desk):
+    desk.write("gate", port=gateway.port, username=gateway.user, key_file=str(key))
+    desk.write(port=sshd.port, username=sshd.user, key_file=str(key), gateway="gate")
+    assert works(desk.cluster()) == str(sshd.home)
+    assert [event.text.split(" as ")[0] for event in desk.seen(Detail)] == [
+        f"logged in at 127.0.0.1:{gateway.port}",
+        f"logged in at 127.0.0.1:{sshd.port}",
+    ]
+
+
+def test_the_gateways_host_key_is_written_like_the_clusters(sshd, gateway, key, desk):
+    desk.write("gate", port=gateway.port, username=gateway.user, key_file=str(key))
+    desk.write(port=sshd.port, username=sshd.user, key_file=str(key), gateway="gate")
+    desk.connected()
+    assert [line.split()[0] for line in desk.known_hosts()] == [
+        f"[127.0.0.1]:{gateway.port}",
+        f"[127.0.0.1]:{sshd.port}",
+    ]
+
+
+def test_a_gateway_may_be_a_host_of_ssh_config(sshd, gateway, key, desk, own_home):
+    (own_home / "config").write_text(
+        f"Host door\n  HostName 127.0.0.1\n  Port {gateway.port}\n  User {gateway.user}\n  IdentityFile {key}\n"
+    )
+    desk.write(port=sshd.port, username=sshd.user, key_file=str(key), gateway="door")
+    assert works(desk.cluster()) == str(sshd.home)
+
+
+def test_an_alias_of_ssh_config_says_where_who_by_what_and_through_what(sshd, gateway, key, desk, own_home):
+    (own_home / "config").write_text(
+        f"Host door\n  HostName 127.0.0.1\n  Port {gateway.port}\n  User {gateway.user}\n  IdentityFile {key}\n"
+        f"Host tensor\n  HostName 127.0.0.1\n  Port {sshd.port}\n  User {sshd.user}\n  IdentityFile {key}\n"
+        "  ProxyJump door\n"
+    )
+    desk.write(address="tensor")
+    assert works(desk.cluster()) == str(sshd.home)
+    assert len(desk.seen(Detail)) == 2
+
+
+def test_an_identity_of_ssh_config_may_lie_in_the_agent(tmp_path, desk, own_home, key, monkeypatch):
+    locked = make_key(tmp_path / "keys" / "locked", passphrase="open sesame")
+    with Sshd(tmp_path, keys=[key]) as sshd, Agent(tmp_path, monkeypatch, [key]):
+        (own_home / "config").write_text(
+            f"Host tensor\n  HostName 127.0.0.1\n  Port {sshd.port}\n  User {sshd.user}\n  IdentityFile {locked}\n"
+        )
+        desk.write(address="tensor")
+        assert works(desk.cluster())
+
+
+def test_a_passphrase_opens_the_identity_of_ssh_config(tmp_path, desk, own_home):
+    locked = make_key(tmp_path / "keys" / "locked", passphrase="open sesame")
+    with Sshd(tmp_path, keys=[locked]) as sshd:
+        (own_home / "config").write_text(
+            f"Host tensor\n  HostName 127.0.0.1\n  Port {sshd.port}\n  User {sshd.user}\n  IdentityFile {locked}\n"
+        )
+        desk.write(address="tensor", passphrase="open sesame")
+        assert works(desk.cluster())
+
+
+def test_what_the_gateway_does_not_let_through_is_told(gateway, key, desk):
+    desk.write("gate", port=gateway.port, username=gateway.user, key_file=str(key))
+    desk.write(port=free_port(), username="me", password="pw", gateway="gate")
+    with pytest.raises(ConnectError, match="gateway does not let us through"):
+        desk.cluster().connect()
+
+
+def test_gateways_in_a_circle_are_an_error(desk):
+    desk.write("b", gateway="a")
+    desk.write("a", gateway="b")
+    with pytest.raises(CredentialsError, match="circle"):
+        desk.cluster("a").connect()
+
+
+# --- what does not answer ---------------------------------------------------------------------------------------------
+
+
+def test_a_refused_connection_says_whose_and_where(desk):
+    port = free_port()
+    desk.write(port=port, username="me", password="pw")
+    with pytest.raises(ConnectionLost, match=f"a: connection refused by 127.0.0.1:{port}") as caught:
+        desk.cluster().connect()
+    assert "is its SSH server running?" in caught.value.hint
+    assert caught.value.exit_code == 3
+
+
+def test_an_unknown_host_name_is_named(desk):
+    desk.write(address="no-such-host.invalid", username="me", password="pw")
+    with pytest.raises(ConnectionLost, match=r"a: unknown host name no-such-host\.invalid") as caught:
+        desk.cluster().connect()
+    assert "spelled right" in caught.value.hint
+
+
+def test_a_server_that_says_nothing_is_a_time_out(desk, silent):
+    desk.write(port=silent, username="me", password="pw")
+    with pytest.raises(ConnectionLost, match=r"time-out|no answer|lost") as caught:
+        desk.cluster(connect_timeout=0.3, stall_timeout=0.3).connect()
+    assert str(silent) in caught.value.message
+
+
+@pytest.fixture
+def silent():
+    """The port of a listener that never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_a_connect_that_nobody_completes_is_a_time_out(desk, full_queue):
+    desk.write(port=full_queue, username="me", password="pw")
+    with pytest.raises(ConnectionLost, match=f"time-out: no answer from 127.0.0.1:{full_queue}"):
+        desk.cluster(connect_timeout=0.3).connect()
+
+
+@pytest.fixture
+def full_queue():
+    """The port of a listener whose queue is full: connecting to it does not end."""
+    with ExitStack() as lines:
+        listener = lines.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            line = lines.enter_context(socket.socket())
+            line.settimeout(0)
+            line.connect_ex(listener.getsockname())
+        probe = lines.enter_context(socket.socket())
+        probe.settimeout(0.2)
+        try:
+            probe.connect(listener.getsockname())
+        except TimeoutError:
+            yield listener.getsockname()[1]
+            return
+        pytest.skip("this system completes connections that nobody accepts")
+
+
+# --- secrets ----------------------------------------------------------------------------------------------------------
+
+
+def test_no_traceback_with_locals_shows_a_secret(server, desk):
+    desk.write(port=server(passwords={"me": "x"}), username="me", password="hunter2hunter2")
+    with pytest.raises(LoginError) as caught:
+        desk.cluster().connect()
+    shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
+    assert "did not accept" in shown
+    assert "hunter2" not in shown
+
+
+def test_nothing_that_a_connection_shows_of_itself_holds_a_secret(server, desk):
+    desk.write(port=server(passwords={"me": "hunter2"}), username="me", password="hunter2")
+    cluster = desk.connected()
+    connection = cluster.connection
+    shown = (
+        f"{cluster!r} {vars(cluster)!r} {connection!r} {vars(connection)!r} {dict(connection.config)!r} {desk.events!r}"
+    )
+    assert "hunter2" not in shown
+
+
+def test_the_one_event_of_a_login_that_worked_is_connected(server, desk):
+    desk.write(port=server(passwords={"me": "pw"}), username="me", password="pw")
+    desk.connected()
+    assert len(desk.seen(Connected)) == 1
+
+
+def test_sshd_is_needed_under_ci(monkeypatch):
+    monkeypatch.setattr("tests.servers.SSHD", None)
+    monkeypatch.setenv("CI", "1")
+    with pytest.raises(pytest.fail.Exception):
+        need_sshd()
