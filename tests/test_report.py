@@ -50,7 +50,7 @@ def test_a_planted_duplicate_is_found_with_both_rows(tmp_path):
     rows[900] = rows[33]
     done = examine(merged(tmp_path, rows))
     assert done.statistics.duplicates == ((33, 900),)
-    assert "repeat an earlier row" in texts(done, "warning")
+    assert "equal to an earlier one" in texts(done, "warning")
 
 
 def test_an_odd_shard_stands_out_by_its_norms(tmp_path):
@@ -70,6 +70,52 @@ def test_a_shard_written_twice_speaks_against_the_file(tmp_path):
     rows = rows_of()
     rows[200:400] = rows[0:200] * np.float32(1.0001)
     assert "nearly the same rows" in texts(examine(merged(tmp_path, rows)), "error")
+
+
+def test_two_camps_of_shards_are_called_out_though_none_of_them_is_odd(tmp_path):
+    rows = rows_of()
+    rows[:600] *= 1.5
+    assert "the shards disagree" in texts(examine(merged(tmp_path, rows)), "warning")
+
+
+def test_shards_of_huddled_rows_are_not_taken_for_the_same(tmp_path):
+    assert examine(merged(tmp_path, rows_of() * np.float32(0.1) + 5)).statistics.alike_shards == ()
+
+
+def test_many_zero_rows_speak_against_the_file(tmp_path):
+    rows = rows_of()
+    rows[:100] = 0
+    assert "100 rows of zeros only" in texts(examine(merged(tmp_path, rows)), "error")
+
+
+@pytest.mark.filterwarnings("error")
+def test_values_beyond_all_use_count_as_bad_and_upset_nothing(tmp_path):
+    rows = rows_of()
+    rows[5, 3] = 1e30
+    done = examine(merged(tmp_path, rows))
+    assert done.statistics.nan_rows == (5,)
+    assert np.isfinite(done.statistics.space.effective_dimension)
+
+
+def test_a_far_norm_does_not_squeeze_the_histogram(tmp_path):
+    rows = rows_of()
+    rows[77] *= 1000
+    statistics = examine(merged(tmp_path, rows)).statistics
+    assert sum(count > 0 for count in statistics.histogram) > 20
+    assert sum(statistics.histogram) == ROWS
+
+
+def test_norms_that_are_one_to_the_last_bit_have_a_histogram(tmp_path):
+    rows = rows_of().astype("f8")
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    assert sum(examine(merged(tmp_path, rows)).statistics.histogram) == ROWS
+
+
+def test_all_outliers_are_counted_though_few_are_listed(tmp_path):
+    rows = rows_of()
+    rows[::40] *= 50
+    statistics = examine(merged(tmp_path, rows)).statistics
+    assert (len(statistics.outliers), statistics.outlier_count) == (10, 30)
 
 
 def test_zero_rows_are_counted_and_are_no_duplicates(tmp_path):

@@ -73,7 +73,7 @@ def test_the_verdict_comes_first(opened):
 
 
 @pytest.mark.parametrize(
-    "planted", ["1 rows have NaN or Inf: 137", "repeat an earlier row exactly", "is unlike the others"]
+    "planted", ["1 row with NaN, Inf or a norm beyond all use: 137", "equal to an earlier one", "is unlike the others"]
 )
 def test_what_was_planted_is_called_out(opened, planted):
     findings = opened.find_element("css selector", ".findings").text

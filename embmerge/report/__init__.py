@@ -15,10 +15,11 @@ from embmerge.errors import LocalDataError
 from embmerge.mergedfile import open_merged
 from embmerge.plaintext import printable
 from embmerge.report.neighbours import Neighbours, choose, neighbours
-from embmerge.report.statistics import Statistics, measure, odd_shards
+from embmerge.report.statistics import Statistics, disagreement, measure, odd_shards
 
 _ASKED = 10  # articles whose neighbours are shown
 _HUDDLED = 0.9  # mean cosine of random pairs above which a space tells little apart
+_ZEROS = 0.01  # share of rows of zeros above which a worker has failed
 _NAMED = 3  # rows in a finding
 
 Severity = Literal["error", "warning", "note"]
@@ -113,29 +114,45 @@ def judge(statistics: Statistics, titles: list[str], chunks: list[Mapping[str, A
     s = statistics
     found = []
     if s.nan_count:
-        found.append(Finding("error", f"{s.nan_count:,} rows have NaN or Inf: {some(s.nan_rows, s.nan_count)}"))
-    found += [
-        Finding("error", f"{shard(a)} and {shard(b)} hold nearly the same rows: one shard was probably written twice")
-        for a, b in s.alike_shards
-    ]
-    found += [
-        Finding("warning", f"{shard(number)} is unlike the others: {why}") for number, why in odd_shards(s.shards)
-    ]
+        what = f"{_rows(s.nan_count)} with NaN, Inf or a norm beyond all use"
+        found.append(Finding("error", f"{what}: {some(s.nan_rows, s.nan_count)}"))
+    if s.alike_shards:
+        a, b = s.alike_shards[0]
+        more = f" (and {len(s.alike_shards) - 1} more such pairs)" if len(s.alike_shards) > 1 else ""
+        text = f"{shard(a)} and {shard(b)} hold nearly the same rows{more}: one shard was probably written twice"
+        found.append(Finding("error", text))
+    odd = odd_shards(s.shards)
+    found += [Finding("warning", f"{shard(number)} is unlike the others: {why}") for number, why in odd]
+    camps = None if odd else disagreement(s.shards)
+    if camps:
+        found.append(Finding("warning", f"the shards disagree: {camps}; were all written by the same model?"))
     if s.zero_count:
-        found.append(Finding("warning", f"{s.zero_count:,} rows are all zeros: {some(s.zero_rows, s.zero_count)}"))
+        many = s.zero_count > _ZEROS * s.shape[0]
+        found.append(
+            Finding(
+                "error" if many else "warning",
+                f"{_rows(s.zero_count)} of zeros only: {some(s.zero_rows, s.zero_count)}",
+            )
+        )
     if s.duplicate_count:
         a, b = s.duplicates[0]
         pair = f"rows {a:,} ({printable(titles[a], 60)}) and {b:,} ({printable(titles[b], 60)})"
-        found.append(Finding("warning", f"{s.duplicate_count:,} rows repeat an earlier row exactly, such as {pair}"))
+        found.append(Finding("warning", f"{_rows(s.duplicate_count)} equal to an earlier one, such as {pair}"))
     if s.outliers:
         rows = tuple(row for row, _ in s.outliers)
-        found.append(Finding("warning", f"norms far from all others: rows {some(rows, len(rows))}"))
+        found.append(
+            Finding("warning", f"{_rows(s.outlier_count)} with a norm far from most: {some(rows, s.outlier_count)}")
+        )
     if s.space.mean_cosine > _HUDDLED:
         text = f"all vectors point the same way: random pairs have a mean cosine of {s.space.mean_cosine:.3f}"
         found.append(Finding("warning", text))
     if s.unit_norm:
         found.append(Finding("note", "all norms are 1: this model writes unit vectors, so dot products are cosines"))
     return tuple(found)
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row" + "s" * (count != 1)
 
 
 def _verdict(findings: tuple[Finding, ...]) -> str:

@@ -23,7 +23,11 @@ _PAIRS = 20  # duplicate pairs that are confirmed and named
 _OUTLIERS = 10
 _ODD = 8.0  # robust standard deviations beyond which a norm is called an outlier
 _MAD = 1.4826  # median absolute deviation to standard deviation, for normal data
-_ALIKE = 0.999  # cosine of two rows that count as the same
+_ALIKE = 0.01  # squared distance of two rows that count as the same, in that of random rows
+_BEYOND = 1e15  # a norm that no model writes, and whose square float32 could not hold
+_EDGE = 0.001  # share of the rows at either end that does not widen the histogram's axis
+_CAMPS = 1.1  # ratio of shards' mean norms that one model does not show
+_APART = 0.5  # distance of most shards' mean vectors from the common one, in the rows' spread
 _UNIT = 1e-3  # how far from 1 the norms of a unit-norm model may be
 
 
@@ -55,7 +59,11 @@ class Space:
 
 @dataclass(frozen=True)
 class Statistics:
-    """All figures. Rows are counted in the whole file; `duplicates` are pairs of rows, a group's first row first."""
+    """All figures. Rows are counted in the whole file; `duplicates` are pairs of rows, a group's first row first.
+
+    `nan_rows` are those with NaN, Inf or a norm beyond 1e15, which all other figures leave out. A histogram's outermost
+    bins hold also what lies beyond them. Lists of rows are cut; their counts are not.
+    """
 
     shape: tuple[int, int]
     dtype: str
@@ -71,6 +79,7 @@ class Statistics:
     duplicates: tuple[tuple[int, int], ...]
     duplicate_count: int
     outliers: tuple[tuple[int, float], ...]
+    outlier_count: int
     edges: tuple[float, ...]
     histogram: tuple[int, ...]
     shards: tuple[ShardFigures, ...]
@@ -91,10 +100,11 @@ def measure(merged: Merged, ranges: Sequence[tuple[int, int]], *, sample: int, s
     weights = random.integers(1, 1 << 63, dim, dtype=np.uint64) | np.uint64(1)
     for start, stop in blocks(rows, dim * 8, _BLOCK):
         block = merged.rows(start, stop)
-        norms[start:stop] = row_norms(block)
         prints[start:stop] = _fingerprints(block, weights)
         with np.errstate(over="ignore", invalid="ignore"):
+            norms[start:stop] = row_norms(block)
             floats = block.astype(np.float32)
+        norms[start:stop][norms[start:stop] > _BEYOND] = np.inf
         floats[~np.isfinite(norms[start:stop])] = 0
         _gather(drawn, chosen, floats, start)
         for number, (first, end) in enumerate(ranges):
@@ -103,7 +113,8 @@ def measure(merged: Merged, ranges: Sequence[tuple[int, int]], *, sample: int, s
                 _gather(probed[number], probes[number], floats, start)
     good = np.isfinite(norms)
     sound = norms[good]
-    edges = np.histogram_bin_edges(sound, 60) if len(sound) else np.linspace(0, 1, 61)
+    edges = _edges(sound)
+    outliers, outlier_count = _outliers(norms)
     pairs, pair_count = _duplicates(merged, prints, norms)
     zero = np.flatnonzero(norms == 0)
     bad = np.flatnonzero(~good)
@@ -121,18 +132,20 @@ def measure(merged: Merged, ranges: Sequence[tuple[int, int]], *, sample: int, s
         zero_count=len(zero),
         duplicates=pairs,
         duplicate_count=pair_count,
-        outliers=_outliers(norms),
+        outliers=outliers,
+        outlier_count=outlier_count,
         edges=tuple(edges.tolist()),
-        histogram=tuple(np.histogram(sound, edges)[0].tolist()),
+        histogram=_histogram(sound, edges),
         shards=_shards(ranges, norms, sums, edges, drawn),
-        alike_shards=_alike(probed),
+        alike_shards=_alike(probed, drawn),
         space=_space(drawn, chosen),
     )
 
 
 def unit(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """`rows` scaled to length 1; a row of zeros stays one."""
-    norms = row_norms(rows)
+    with np.errstate(over="ignore"):
+        norms = row_norms(rows)
     return (rows / np.where(norms > 0, norms, 1)[:, None]).astype(np.float32)
 
 
@@ -173,17 +186,32 @@ def _duplicates(
     return tuple(confirmed), len(repeats) if confirmed else 0
 
 
-def _outliers(norms: Floats) -> tuple[tuple[int, float], ...]:
-    """Rows whose norm is far from the others', farthest first."""
+def _edges(sound: Floats) -> Floats:
+    """Of 60 bins over nearly all norms: a single far one must not squeeze the others into one bin."""
+    if not len(sound):
+        return np.linspace(0, 1, 61)
+    low, high = np.quantile(sound, (_EDGE, 1 - _EDGE))
+    room = max((high - low) / 2, 1e-6 * high, 1e-12)  # norms that are all equal need an axis too
+    low, high = max(low - room, sound.min() - room / 10), min(high + room, sound.max() + room / 10)
+    return np.linspace(low, high, 61)
+
+
+def _histogram(norms: Floats, edges: Floats) -> tuple[int, ...]:
+    return tuple(np.histogram(np.clip(norms, edges[0], edges[-1]), edges)[0].tolist())
+
+
+def _outliers(norms: Floats) -> tuple[tuple[tuple[int, float], ...], int]:
+    """Rows whose norm is far from the others', farthest first and not all, and how many there are."""
     sound = norms[np.isfinite(norms)]
     if not len(sound):
-        return ()
+        return (), 0
     middle = np.median(sound)
     spread = max(_MAD * float(np.median(np.abs(sound - middle))), 1e-3 * float(middle), 1e-12)
     distance = np.where(np.isfinite(norms), np.abs(norms - middle) / spread, 0)
     distance[norms == 0] = 0
     far = np.argsort(-distance)[:_OUTLIERS]
-    return tuple((int(row), float(norms[row])) for row in far if distance[row] > _ODD)
+    named = tuple((int(row), float(norms[row])) for row in far if distance[row] > _ODD)
+    return named, int((distance > _ODD).sum())
 
 
 def _shards(
@@ -197,7 +225,7 @@ def _shards(
         own = own[np.isfinite(own)]
         apart = float(np.linalg.norm(sums[number] / max(1, len(own)) - centre)) / spread if len(own) else 0.0
         mean, std = (float(own.mean()), float(own.std())) if len(own) else (0.0, 0.0)
-        figures.append(ShardFigures(start, end, mean, std, apart, tuple(np.histogram(own, edges)[0].tolist())))
+        figures.append(ShardFigures(start, end, mean, std, apart, _histogram(own, edges)))
     return tuple(figures)
 
 
@@ -223,14 +251,31 @@ def odd_shards(shards: Sequence[ShardFigures]) -> list[tuple[int, str]]:
     return sorted(odd.items())
 
 
-def _alike(probed: Sequence[npt.NDArray[np.float32]]) -> tuple[tuple[int, int], ...]:
-    """Pairs of shards that hold nearly the same rows at the same relative places."""
+def disagreement(shards: Sequence[ShardFigures]) -> str | None:
+    """How shards differ that fall into camps, such as two clusters with two models: then none of them is the odd one."""
+    norms = [shard.mean_norm for shard in shards if shard.mean_norm > 0]
+    if len(norms) > 1 and max(norms) > _CAMPS * min(norms):
+        return f"their mean norms go from {min(norms):.4g} to {max(norms):.4g}"
+    apart = float(np.median([shard.shift for shard in shards])) if shards else 0.0
+    if apart > _APART:
+        return f"their mean vectors lie {apart:.2f} standard deviations from the common one"
+    return None
+
+
+def _alike(probed: Sequence[npt.NDArray[np.float32]], drawn: npt.NDArray[np.float32]) -> tuple[tuple[int, int], ...]:
+    """Pairs of shards that hold nearly the same rows at the same relative places.
+
+    Nearly is by the distance of random rows: where all vectors huddle, different rows have a cosine near 1 too.
+    """
+    near = _ALIKE * 2 * float(unit(drawn).var(axis=0, dtype=np.float64).sum())
     units = [unit(rows) for rows in probed]
     pairs = []
     for a, first in enumerate(units):
         for b in range(a + 1, len(units)):
-            if len(first) == len(units[b]) == PROBES and np.median((first * units[b]).sum(axis=1)) > _ALIKE:
-                pairs.append((a, b))  # noqa: PERF401  a comprehension of three clauses reads worse
+            if len(first) == len(units[b]) == PROBES:
+                distances = ((first - units[b]) ** 2).sum(axis=1)
+                if np.quantile(distances, 0.9) <= near and first.any():
+                    pairs.append((a, b))
     return tuple(pairs)
 
 
