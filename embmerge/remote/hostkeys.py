@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 import paramiko
@@ -85,15 +86,12 @@ class KnownHosts(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]  # parami
         bare = port == 22 or error.hostname.startswith("[")  # noqa: PLR2004  SSH's own port
         hostname = error.hostname if bare else f"[{error.hostname}]:{port}"
         expected = error.expected_key
-        where = next(
-            (f"{path}, line {line}" for entry, path, line in self._entries() if _names(entry, hostname, expected)),
-            "a known_hosts file",
-        )
+        path, line = next((path, line) for entry, path, line in self._entries() if _names(entry, hostname, expected))
         return HostKeyError(
             f"{self._cluster}: the host key of {printable(hostname)} has changed: it is {error.key.get_name()} "
-            f"{error.key.fingerprint}, but {where} has {expected.get_name()} {expected.fingerprint}",
+            f"{error.key.fingerprint}, but {path}, line {line} has {expected.get_name()} {expected.fingerprint}",
             hint="somebody may be listening in; if the machine was set up anew (ask who runs it), "
-            f"remove that line and connect again: ssh-keygen -R {printable(hostname)!a}",
+            f"remove that line and connect again: ssh-keygen -R {quote(printable(hostname))} -f {quote(str(path))}",
         )
 
     def _entries(self, *, revoked: bool = False) -> Iterator[tuple[HostKeyEntry, Path, int]]:
