@@ -7,8 +7,8 @@ import re
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import fabric
@@ -20,7 +20,7 @@ from embmerge.plaintext import printable
 from embmerge.remote.credentials import Credentials
 from embmerge.remote.login import Ask, Door
 from embmerge.remote.retry import persistently
-from embmerge.remote.sftp import SftpChannel, WireError, time_limit
+from embmerge.remote.sftp import RemoteStat, SftpChannel, WireError, time_limit
 from embmerge.settings import Settings
 from embmerge.shard import SHARD_NAME, ShardHeader, read_header
 
@@ -243,17 +243,28 @@ class Cluster:
 
     def look_again(self, files: Sequence[RemoteFile]) -> list[RemoteFile | None]:
         """The same files as they are now; None for one that is gone."""
+        if self._settings.transfer == "fast":
+            with suppress(WireError), closing(self._channel()) as channel:
+                answers = zip(files, channel.stats([file.path for file in files]), strict=True)
+                return [
+                    replace(file, nbytes=answer.nbytes, mtime=answer.mtime) if isinstance(answer, RemoteStat) else None
+                    for file, answer in answers
+                ]
         with self.sftp() as sftp:
             now: list[RemoteFile | None] = []
             for file in files:
                 try:
                     facts = sftp.stat(file.path)
-                    now.append(
-                        RemoteFile(file.cluster, file.name, file.path, facts.st_size or 0, int(facts.st_mtime or 0))
-                    )
+                    now.append(replace(file, nbytes=facts.st_size or 0, mtime=int(facts.st_mtime or 0)))
                 except FileNotFoundError:
                     now.append(None)
         return now
+
+    def _channel(self) -> SftpChannel:
+        try:
+            return SftpChannel(self.connection.transport, stall_timeout=self._settings.stall_timeout)
+        except paramiko.ChannelException as error:
+            raise ConnectError(f"{self.name}: the server opens no session: {printable(error.text)}") from error
 
     def headers(self, files: Sequence[RemoteFile]) -> Iterator[tuple[RemoteFile, ShardHeader | ShardError]]:
         """The header of each file, or why it has none; some 16 KB of each cross the network, all at once.
@@ -270,10 +281,7 @@ class Cluster:
         yield from self._headers_one_by_one(files)
 
     def _headers_at_once(self, files: Sequence[RemoteFile]) -> Iterator[tuple[RemoteFile, ShardHeader | ShardError]]:
-        try:
-            channel = SftpChannel(self.connection.transport, stall_timeout=self._settings.stall_timeout)
-        except paramiko.ChannelException as error:
-            raise ConnectError(f"{self.name}: the server opens no session: {printable(error.text)}") from error
+        channel = self._channel()
         try:
             known: dict[RemoteFile, dict[int, bytes]] = {file: {} for file in files}
             wanted = [(file, offset) for file in files for offset in {0, max(0, file.nbytes - _EDGE)}]
