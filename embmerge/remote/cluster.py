@@ -201,7 +201,7 @@ class Cluster:
             if error.errno == errno.EACCES:
                 raise RemoteDataError(
                     f"{self.name}: the remote directory {shown} may not be read",
-                    hint=f"on the cluster: ls -ld {shown}; ask its owner for chmod +rx, or name another remote_dir",
+                    hint=f"on the cluster: ls -ld {quote(shown)}; ask its owner for chmod +rx, or name another remote_dir",
                 ) from None
             if error.errno == errno.ENOENT or error.errno is None:
                 raise self._missing(sftp) from None
@@ -227,7 +227,7 @@ class Cluster:
         return RemoteDataError(
             f"{self.name}: remote directory not found: {printable(path)}; the nearest that exists is "
             f"{printable(parent)}, with {there} in it",
-            hint=f"set remote_dir in its credentials, or make it on the cluster: mkdir -p {printable(path)}",
+            hint=f"set remote_dir in its credentials, or make it on the cluster: mkdir -p {quote(printable(path))}",
         )
 
     def no_shards(self, listing: Listing) -> RemoteDataError:
@@ -331,7 +331,7 @@ class Cluster:
     def _unreadable(self, file: RemoteFile, error: OSError) -> ShardError:
         why = "permission denied" if error.errno == errno.EACCES else printable(str(error.strerror or error))
         return ShardError(
-            f"{printable(file.name)} cannot be read: {why}", hint=f"on the cluster: ls -l {printable(file.path)}"
+            f"{printable(file.name)} cannot be read: {why}", hint=f"on the cluster: ls -l {quote(printable(file.path))}"
         )
 
 

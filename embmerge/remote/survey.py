@@ -4,6 +4,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from shlex import quote
 from typing import Literal
 
 from embmerge.coverage import Coverage, Disagreement, Gap, check_coverage
@@ -191,5 +192,5 @@ def _hint(surveys: Sequence[ClusterSurvey], coverage: Coverage) -> str:
     where = [each for each in surveys if each.cluster in neighbours] or [each for each in surveys if each.remote_dir]
     if not where:
         return "run invoke doctor"
-    shown = " or ".join(f"on {each.cluster}: ls -l {printable(each.remote_dir)}" for each in where[:2])
+    shown = " or ".join(f"on {each.cluster}: ls -l {quote(printable(each.remote_dir))}" for each in where[:2])
     return f"see which shards are there, {shown}"

@@ -1,0 +1,210 @@
+"""One cluster: what lies there, and the headers of its shards, by either way of reading."""
+
+import errno
+import os
+
+import asyncssh
+import pytest
+
+from embmerge.demo.server import Home
+from embmerge.errors import ConnectError, RemoteDataError, ShardError, TruncatedShard
+from tests.servers import PASSWORD, Login, Sshd, embedded
+from tests.shards import dumped, make_shard, rows_of, shard_of
+
+both_ways = pytest.mark.parametrize("transfer", ["fast", "plain"])
+
+
+class Denying(Home):
+    """Lists no folder named `closed`, and opens no file named `cluster0_gpu9.pkl`."""
+
+    def scandir(self, path):
+        if path.rstrip(b"/").endswith(b"closed"):
+            raise asyncssh.SFTPPermissionDenied("Permission denied")
+        return super().scandir(path)
+
+    def open(self, path, *how):
+        if path.endswith(b"cluster0_gpu9.pkl"):
+            raise OSError(errno.EACCES, "Permission denied")
+        return super().open(path, *how)
+
+
+@pytest.fixture
+def remote(tmp_path, desk):
+    """The remote directory of the cluster `a`."""
+    folder = tmp_path / "home" / "out" / "emb"
+    folder.mkdir(parents=True)
+    with embedded(tmp_path / "home", lambda: Login(passwords={"me": "pw"}), home=Denying) as server:
+        desk.port = server.port
+        desk.write(port=server.port, username="me", password="pw", remote_dir="out/emb")
+        yield folder
+
+
+def no_listing(desk, **facts):
+    if facts:
+        desk.write(port=desk.port, username="me", password="pw", **facts)
+    cluster = desk.connected()
+    with pytest.raises(RemoteDataError) as caught:
+        raise cluster.no_shards(cluster.listing())
+    assert caught.value.exit_code == 4
+    return caught.value
+
+
+def read(desk, transfer="fast"):
+    """What was found, by file name."""
+    cluster = desk.connected(transfer=transfer)
+    return {file.name: found for file, found in cluster.headers(cluster.listing().shards)}
+
+
+# --- the listing ------------------------------------------------------------------------------------------------------
+
+
+def test_shards_are_in_order_of_their_numbers(remote, desk):
+    for name in ("cluster1_gpu10.pkl", "cluster1_gpu2.pkl", "cluster0_gpu3.pkl"):
+        (remote / name).write_bytes(b"x")
+    names = [file.name for file in desk.connected().listing().shards]
+    assert names == ["cluster0_gpu3.pkl", "cluster1_gpu2.pkl", "cluster1_gpu10.pkl"]
+
+
+def test_only_whole_names_of_regular_files_are_shards(remote, desk):
+    (remote / "cluster0_gpu0.pkl").write_bytes(b"x")
+    (remote / "cluster0_gpu1.pkl").mkdir()
+    for name in ("cluster0_gpu0.pkl.part", "xcluster0_gpu0.pkl", "cluster0_gpu.pkl", "cluster0_gpu0.pkl\n"):
+        (remote / name).write_bytes(b"x")
+    listing = desk.connected().listing()
+    assert [file.name for file in listing.shards] == ["cluster0_gpu0.pkl"]
+    assert "cluster0_gpu1.pkl/" in listing.others
+    assert "cluster0_gpu0.pkl\\n" in listing.others
+
+
+def test_checkpoints_are_told_from_shards(remote, desk):
+    (remote / "cluster0_gpu3_checkpoint_5000.pkl").write_bytes(b"x")
+    (remote / "progress.json").write_bytes(b"{}")
+    listing = desk.connected().listing()
+    assert [file.name for file in listing.checkpoints] == ["cluster0_gpu3_checkpoint_5000.pkl"]
+    assert listing.others == ("progress.json",)
+
+
+def test_size_time_and_absolute_path_are_in_the_listing(remote, desk):
+    (remote / "cluster0_gpu0.pkl").write_bytes(b"12345")
+    os.utime(remote / "cluster0_gpu0.pkl", (1_700_000_000, 1_700_000_000))
+    (file,) = desk.connected().listing().shards
+    assert (file.nbytes, file.mtime, file.path) == (5, 1_700_000_000, "/out/emb/cluster0_gpu0.pkl")
+
+
+@pytest.mark.parametrize("given", ["out/emb", "/out/emb", "out/../out/emb/"])
+def test_a_remote_directory_is_absolute_or_below_home(remote, desk, given):
+    (remote / "cluster0_gpu0.pkl").write_bytes(b"x")
+    desk.write(port=desk.port, username="me", password="pw", remote_dir=given)
+    assert desk.connected().listing().remote_dir == "/out/emb"
+
+
+def test_a_missing_directory_says_how_to_make_it_and_what_is_near(remote, desk):
+    (remote.parent / "emb2").mkdir()
+    error = no_listing(desk, remote_dir="out/embeddings/run 7")
+    assert "remote directory not found: /out/embeddings/run 7" in error.message
+    assert "the nearest that exists is /out, with emb, emb2 in it" in error.message
+    assert "mkdir -p '/out/embeddings/run 7'" in error.hint
+
+
+def test_a_directory_that_may_not_be_read_says_so(remote, desk):
+    (remote / "closed").mkdir()
+    error = no_listing(desk, remote_dir="out/emb/closed")
+    assert "may not be read" in error.message
+    assert "ls -ld out/emb/closed" in error.hint
+
+
+def test_a_directory_that_openssh_may_not_read_says_so(tmp_path, desk):
+    with Sshd(tmp_path, account=True) as sshd:
+        (sshd.home / "closed").mkdir(mode=0o700)
+        desk.write(port=sshd.port, username="worker", password=PASSWORD, remote_dir="closed")
+        assert "may not be read" in no_listing(desk).message
+
+
+def test_a_directory_that_is_a_file_is_an_error(remote, desk):
+    (remote / "file").write_bytes(b"x")
+    assert "file" in no_listing(desk, remote_dir="out/emb/file").message
+
+
+def test_without_a_shard_what_is_there_is_listed(remote, desk):
+    for name in ("notes.txt", "cluster0_gpu0.pkl.part", "cluster0_gpu0_checkpoint_10.pkl", "\x1b[2Jevil"):
+        (remote / name).write_bytes(b"x")
+    error = no_listing(desk)
+    assert "no embedding files found: nothing named cluster*_gpu*.pkl in /out/emb" in error.message
+    for name in ("notes.txt", "cluster0_gpu0.pkl.part", "cluster0_gpu0_checkpoint_10.pkl", "\\x1b[2Jevil"):
+        assert name in error.message
+    assert "\x1b" not in error.message
+
+
+def test_an_empty_directory_has_nothing_in_it(remote, desk):
+    assert "there is nothing at all" in no_listing(desk).message
+
+
+def test_two_thousand_other_files_are_a_few_names_and_a_number(remote, desk):
+    for number in range(2000):
+        (remote / f"{number}.log").touch()
+    message = no_listing(desk).message
+    assert "and 1,995 more" in message
+    assert len(message) < 300
+
+
+# --- headers ----------------------------------------------------------------------------------------------------------
+
+
+@both_ways
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_the_header_of_a_remote_shard_is_that_of_the_local_file(remote, desk, transfer, protocol):
+    make_shard(remote, rows_of(1000, 64), start=500, cluster=0, gpu=1, protocol=protocol)
+    header = read(desk, transfer)["cluster0_gpu1.pkl"]
+    assert (header.start, header.end, header.rows, header.dim) == (500, 1500, 1000, 64)
+    assert (header.model, header.cluster) == ("all-tests-v1", "a")
+
+
+BAD = {
+    "cut short": (lambda whole: whole[:-300], TruncatedShard, "is cut short"),
+    "empty": (lambda _whole: b"", TruncatedShard, "is cut short"),
+    "no pickle": (lambda _whole: b"\x89HDF\r\n\x1a\n and so on", ShardError, "is not a usable shard"),
+    "something else": (lambda _whole: dumped(["a", "list"]), ShardError, "it holds a list"),
+    "a forbidden global": (lambda _whole: b"cos\nsystem\n(S'true'\ntR.", ShardError, r"os\.system"),
+    "a list": (lambda _whole: dumped(shard_of([[1.0, 2.0]])), ShardError, "'embeddings' is a list"),
+    "another range": (
+        lambda _whole: dumped(shard_of(rows_of(40), end_index=50)),
+        ShardError,
+        "it says it covers rows 0 - 50, which are 50, but it holds 40",
+    ),
+}
+
+
+@both_ways
+@pytest.mark.parametrize("what", BAD)
+def test_a_bad_shard_says_what_is_wrong(remote, desk, transfer, what):
+    spoil, kind, message = BAD[what]
+    make_shard(remote, rows_of(40), cluster=0, gpu=0)
+    path = make_shard(remote, rows_of(40), start=40, cluster=0, gpu=1)
+    path.write_bytes(spoil(path.read_bytes()))
+    found = read(desk, transfer)
+    assert found["cluster0_gpu0.pkl"].rows == 40
+    assert type(found["cluster0_gpu1.pkl"]) is kind
+    with pytest.raises(ShardError, match=message):
+        raise found["cluster0_gpu1.pkl"]
+
+
+@both_ways
+def test_a_shard_that_may_not_be_read_does_not_hide_the_others(remote, desk, transfer):
+    for gpu in (0, 9):
+        make_shard(remote, rows_of(40), cluster=0, gpu=gpu)
+    found = read(desk, transfer)
+    assert found["cluster0_gpu0.pkl"].rows == 40
+    assert "cluster0_gpu9.pkl cannot be read: permission denied" in str(found["cluster0_gpu9.pkl"])
+
+
+def test_fields_beyond_the_first_blocks_are_found(remote, desk):
+    padding = {f"field{number}": "x" * 100 for number in range(300)}
+    shard = {**padding, **shard_of(rows_of(400, 64), cluster=0), **{f"late{n}": "y" * 100 for n in range(300)}}
+    (remote / "cluster0_gpu0.pkl").write_bytes(dumped(shard))
+    assert read(desk)["cluster0_gpu0.pkl"].rows == 400
+
+
+def test_nothing_is_connected_before_connect(desk):
+    desk.write()
+    with pytest.raises(ConnectError, match="a is not connected"):
+        _ = desk.cluster().connection
