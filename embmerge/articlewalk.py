@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 KEYS = ("title", "id", "url")  # of an article that are kept
+_ID = 1  # the place of the one that may be a number
 _BLOCK = 1 << 20  # bytes read at once
 _FARTHEST = 1 << 40  # bytes of a text that is passed over: no system seeks much farther
 _LONGEST = 1 << 16  # bytes of a title, id or url
@@ -211,6 +212,8 @@ class _Template:
             place = 0
             for column in columns:
                 opcode, text = found[place], found[place + 1]
+                if opcode is None and column != _ID:
+                    return self._missed()
                 if opcode is None:
                     values[column] = _number(found[place + 2])
                 elif len(text) == (opcode[1] if len(opcode) == 2 else int.from_bytes(opcode[1:], "little")):  # noqa: PLR2004  a byte's length
@@ -268,7 +271,8 @@ def _article(item: Any, memo: list[Any], row: int) -> bytes:
     place = item.get(None)
     if place is not None:
         memo[place] = _PAST
-    return record(*(encode(item.get(key)) for key in KEYS))
+    url = item.get("url")
+    return record(encode(item["title"]), encode(item.get("id")), encode(url if type(url) is str else None))
 
 
 def _check_end(rest: bytes, outermost: list[Any] | None) -> None:

@@ -89,8 +89,11 @@ def row_norms(rows: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """The Euclidean norm of every row, as float64 and without overflow or a warning; NaN or Inf where a row has one."""
     native = rows if rows.dtype.isnative and rows.itemsize > 2 else rows.astype(np.float32)  # noqa: PLR2004  float16 would overflow
     with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.einsum("ij,ij->i", native, native).astype(np.float64)
-        odd = np.flatnonzero(~np.isfinite(squares) | (squares < 1e-30))  # noqa: PLR2004  beyond or below what float32 squares can say
+        norms: npt.NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", native, native).astype(np.float64))
+        odd = np.flatnonzero(~np.isfinite(norms) | (norms < 1e-15))  # noqa: PLR2004  squares beyond or below a float
         if len(odd):
-            squares[odd] = np.square(native[odd].astype(np.float64)).sum(axis=1)
-    return np.asarray(np.sqrt(squares))
+            values = native[odd].astype(np.float64)
+            largest = np.abs(values).max(axis=1, initial=0.0)
+            scale = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
+            norms[odd] = scale * np.sqrt(np.square(values / scale[:, np.newaxis]).sum(axis=1))
+    return norms

@@ -1,0 +1,151 @@
+import pickle
+import threading
+
+import pytest
+
+from embmerge.articles import count_articles, first_article, read_articles
+from embmerge.errors import LocalDataError
+from tests.shards import articles_of, make_articles
+
+KEYS = ("title", "id", "url")
+
+
+def kept(articles):
+    return [{key: article.get(key) for key in KEYS} for article in articles]
+
+
+def read(tmp_path, articles, protocol=4, pickler=pickle.dumps):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickler(articles, protocol=protocol))
+    return list(read_articles(path))
+
+
+@pytest.mark.parametrize("pickler", [pickle.dumps, pickle._dumps])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("count", [1, 2, 999, 1000, 1001, 2500])
+def test_title_id_and_url_are_those_of_pickle_load(tmp_path, count, protocol, pickler):
+    assert read(tmp_path, articles_of(count), protocol, pickler) == kept(articles_of(count))
+
+
+def test_long_texts_are_passed_over_wherever_a_block_ends(tmp_path):
+    articles = [{"text": "é" * (row * 3001 % 700_000), "id": row, "title": f"t{row}", "url": "u"} for row in range(60)]
+    assert read(tmp_path, articles) == kept(articles)
+
+
+@pytest.mark.parametrize(
+    "articles",
+    [
+        [{"title": "t", "id": 1, "url": "u"}, {"url": "u", "title": "other order", "id": "2"}] * 5,
+        [{"title": "no id, no url"}, {"title": "no text", "id": 5, "url": None}],
+        [{"title": "t", "id": number, "url": "u"} for number in (0, 255, 256, -1, 2**31, -(2**63), 2**100)],
+        [
+            {"title": text, "id": text, "url": text}
+            for text in ("", "東京", "\x94", "a\x94b", "\ud83d", "x" * 5000, "é" * 99)
+        ],
+        [
+            {"title": "t", "id": 1, "url": "u", "text": "x", "tags": ["a", "b"], "more": {"title": "inner"}}
+            for _ in range(3)
+        ],
+        [
+            {
+                "id": 1,
+                "title": "t",
+                "url": "u",
+                "score": 1.5,
+                "flag": True,
+                "nothing": None,
+                "both": (1, 2),
+                "three": (1, 2, 3),
+            }
+        ],
+        [{"title": "same", "id": "same", "url": "same", "text": "same"}] * 1,
+    ],
+)
+def test_articles_of_other_forms_are_read(tmp_path, articles):
+    for protocol in (2, 4, 5):
+        assert read(tmp_path, [dict(article) for article in articles], protocol) == kept(articles)
+
+
+def test_bytes_and_sets_are_passed_over(tmp_path):
+    more = {
+        "raw": b"x" * 300,
+        "long": b"x" * 70_000,
+        "set": {1, 2},
+        "frozen": frozenset({3}),
+        "empty": (),
+        "buffer": bytearray(9),
+    }
+    articles = [{"id": row, "title": "t", "url": "u", **more} for row in range(3)]
+    assert read(tmp_path, articles, 5) == kept(articles)
+
+
+@pytest.mark.parametrize("row", [0, 1, 1500])
+def test_a_title_that_is_a_number_is_named_wherever_it_stands(tmp_path, row):
+    articles = articles_of(2000)
+    articles[row]["title"] = 5
+    with pytest.raises(LocalDataError, match=f"article {row:,} has no title"):
+        read(tmp_path, articles)
+
+
+def test_texts_that_articles_share_are_read(tmp_path):
+    shared = str(articles_of(1)[0]["url"])
+    articles = [{"id": row, "title": shared, "url": shared, "text": shared * 99} for row in range(1500)]
+    assert read(tmp_path, articles) == kept(articles)
+
+
+def test_ids_that_are_neither_text_nor_whole_numbers_become_none(tmp_path):
+    articles = [{"title": "t", "id": value, "url": 5} for value in ("a", "b", 1.5, (1,), [2], {"a": 1})]
+    assert [article["id"] for article in read(tmp_path, articles)] == ["a", "b", None, None, None, None]
+    assert {article["url"] for article in read(tmp_path, articles)} == {None}
+
+
+def test_an_article_without_a_title_is_named(tmp_path):
+    articles = [*articles_of(1234), {"id": 5, "url": "u"}, *articles_of(3)]
+    with pytest.raises(LocalDataError, match=r"a\.pkl is not an articles file: article 1,234 has no title"):
+        read(tmp_path, articles)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [({}, "not a list"), ((), "not a list"), ([[]], "item 0"), (["t"], "item 0")]
+)
+def test_what_is_no_list_of_dicts_is_refused(tmp_path, value, said):
+    with pytest.raises(LocalDataError, match=said):
+        read(tmp_path, value)
+
+
+def test_a_title_beyond_all_bounds_is_refused(tmp_path):
+    with pytest.raises(LocalDataError, match="title, id or url of 100,000 bytes"):
+        read(tmp_path, [{"title": "t" * 100_000, "id": 1, "url": "u"}])
+
+
+def test_counting_and_the_first_one_need_no_list(tmp_path):
+    path = make_articles(tmp_path / "a.pkl", 1700)
+    assert count_articles(path) == 1700
+    assert first_article(path) == kept(articles_of(1))[0]
+    path.write_bytes(pickle.dumps([]))
+    assert count_articles(path) == 0
+    assert first_article(path) is None
+
+
+def test_articles_can_be_sliced_and_indexed(tmp_path):
+    articles = read_articles(make_articles(tmp_path / "a.pkl", 30))
+    assert articles[-1] == kept(articles_of(30))[-1]
+    assert articles[3:6] == kept(articles_of(30))[3:6]
+    assert len(articles) == 30
+
+
+def test_reading_ends_when_it_is_asked_to(tmp_path):
+    stop = threading.Event()
+    stop.set()
+    assert len(read_articles(make_articles(tmp_path / "a.pkl", 2500), stop=stop)) < 2500
+
+
+def test_a_missing_file_says_how_to_name_another(tmp_path):
+    with pytest.raises(LocalDataError) as caught:
+        read_articles(tmp_path / "none.pkl")
+    assert "--articles" in caught.value.hint
+
+
+def test_a_folder_in_its_place_is_an_error(tmp_path):
+    with pytest.raises(LocalDataError, match="cannot read"):
+        read_articles(tmp_path)

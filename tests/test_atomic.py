@@ -1,0 +1,103 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from embmerge import atomic
+from embmerge.errors import DiskError
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def dead_process():
+    process = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_the_new_content_takes_the_place_of_the_old(tmp_path):
+    atomic.write_bytes(tmp_path / "f", b"old")
+    atomic.write_bytes(tmp_path / "f", b"new")
+    assert (tmp_path / "f").read_bytes() == b"new"
+    assert names(tmp_path) == ["f"]
+
+
+def test_the_old_content_stands_until_the_end(tmp_path):
+    atomic.write_bytes(tmp_path / "f", b"old")
+    with atomic.replacing(tmp_path / "f") as temporary:
+        temporary.write_bytes(b"new")
+        assert temporary.parent == tmp_path
+        assert (tmp_path / "f").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_whatever_goes_wrong_leaves_the_old_content_alone(tmp_path, error):
+    atomic.write_bytes(tmp_path / "f", b"old")
+    with pytest.raises(error), atomic.replacing(tmp_path / "f") as temporary:  # noqa: PT012  it is the block that fails
+        temporary.write_bytes(b"half")
+        raise error
+    assert (tmp_path / "f").read_bytes() == b"old"
+    assert names(tmp_path) == ["f"]
+
+
+def test_the_folder_is_made(tmp_path):
+    atomic.write_bytes(tmp_path / "a" / "b" / "f", b"new")
+    assert names(tmp_path / "a" / "b") == ["f"]
+
+
+def leave(tmp_path, pid, host=None):
+    with atomic.temporary_for(tmp_path / "f") as mine:
+        name = mine.name.replace(f"-{os.getpid()}-", f"-{pid}-")
+    left = tmp_path / (name.replace(atomic._here(), host) if host else name)
+    left.write_bytes(b"half")
+    return left
+
+
+def test_what_a_dead_process_left_is_removed(tmp_path):
+    left = leave(tmp_path, dead_process())
+    atomic.write_bytes(tmp_path / "f", b"new")
+    assert not left.exists()
+
+
+def test_what_a_living_process_writes_is_left_alone(tmp_path):
+    left = leave(tmp_path, os.getppid())
+    atomic.write_bytes(tmp_path / "f", b"new")
+    assert left.exists()
+
+
+def test_what_another_machine_writes_is_left_alone(tmp_path):
+    left = leave(tmp_path, dead_process(), host="elsewhere")
+    atomic.write_bytes(tmp_path / "f", b"new")
+    assert left.exists()
+
+
+def test_other_files_that_look_alike_are_left_alone(tmp_path):
+    others = [f".f.{atomic._here()}-x.tmp", f".g.{atomic._here()}-1-1.tmp", ".f.tmp", "f.tmp"]
+    for name in others:
+        (tmp_path / name).touch()
+    atomic.write_bytes(tmp_path / "f", b"new")
+    assert names(tmp_path) == sorted([*others, "f"])
+
+
+def test_two_at_once_in_one_process_do_not_meet(tmp_path):
+    with atomic.replacing(tmp_path / "f") as one, atomic.replacing(tmp_path / "f") as other:
+        one.write_bytes(b"one")
+        other.write_bytes(b"other")
+    assert (tmp_path / "f").read_bytes() == b"one"
+    assert names(tmp_path) == ["f"]
+
+
+def test_too_little_room_is_told_with_figures(tmp_path):
+    with pytest.raises(DiskError, match=r"free, but .* are needed") as caught:
+        atomic.need(tmp_path / "not" / "there", 1 << 60)
+    assert str(tmp_path) in caught.value.message
+    atomic.need(tmp_path / "not" / "there", 1)
+
+
+def test_a_file_where_the_folder_should_be_is_a_disk_error(tmp_path):
+    (tmp_path / "a").touch()
+    with pytest.raises(DiskError, match="cannot write"):
+        atomic.write_bytes(tmp_path / "a" / "f", b"new")
