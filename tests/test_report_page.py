@@ -10,7 +10,7 @@ from selenium.webdriver.chrome.service import Service
 
 from embmerge.report import report
 from tests.mergedsets import articles_of
-from tests.test_report import ROWS, merged, rows_of
+from tests.test_report import ROWS, SHARDS, merged, rows_of
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = (
@@ -64,7 +64,7 @@ def test_the_console_is_silent(opened):
 
 def test_every_figure_is_drawn(opened):
     widths = opened.execute_script("return [...document.images].map(image => image.naturalWidth)")
-    assert len(widths) == 4
+    assert len(widths) == 3 + SHARDS
     assert all(widths)
 
 
@@ -101,5 +101,5 @@ def test_titles_cannot_become_markup(tmp_path, browser, monkeypatch):
     articles = [{**article, "title": title} for article in articles_of(ROWS)]
     monkeypatch.setattr("tests.test_report.articles_of", lambda _count: articles)
     browser.get(report(merged(tmp_path, rows_of())).output.as_uri())
-    assert title in browser.find_element("css selector", "h3").text
+    assert title in browser.find_element("css selector", "h3.article").text
     assert browser.find_elements("css selector", "img[src=x]") == []

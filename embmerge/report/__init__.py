@@ -1,7 +1,7 @@
 """`invoke report`: may this merged file be used, and why? The figures, a verdict on them, and a page with both."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -116,16 +116,7 @@ def judge(statistics: Statistics, titles: list[str], chunks: list[Mapping[str, A
     if s.nan_count:
         what = f"{_rows(s.nan_count)} with NaN, Inf or a norm beyond all use"
         found.append(Finding("error", f"{what}: {some(s.nan_rows, s.nan_count)}"))
-    if s.alike_shards:
-        a, b = s.alike_shards[0]
-        more = f" (and {len(s.alike_shards) - 1} more such pairs)" if len(s.alike_shards) > 1 else ""
-        text = f"{shard(a)} and {shard(b)} hold nearly the same rows{more}: one shard was probably written twice"
-        found.append(Finding("error", text))
-    odd = odd_shards(s.shards)
-    found += [Finding("warning", f"{shard(number)} is unlike the others: {why}") for number, why in odd]
-    camps = None if odd else disagreement(s.shards)
-    if camps:
-        found.append(Finding("warning", f"the shards disagree: {camps}; were all written by the same model?"))
+    found += _of_shards(s, shard)
     if s.zero_count:
         many = s.zero_count > _ZEROS * s.shape[0]
         found.append(
@@ -149,6 +140,22 @@ def judge(statistics: Statistics, titles: list[str], chunks: list[Mapping[str, A
     if s.unit_norm:
         found.append(Finding("note", "all norms are 1: this model writes unit vectors, so dot products are cosines"))
     return tuple(found)
+
+
+def _of_shards(s: Statistics, shard: Callable[[int], str]) -> list[Finding]:
+    """What whole shards give reason to say; `shard` names one."""
+    found = []
+    if s.alike_shards:
+        a, b = s.alike_shards[0]
+        more = f" (and {len(s.alike_shards) - 1} more such pairs)" if len(s.alike_shards) > 1 else ""
+        text = f"{shard(a)} and {shard(b)} hold nearly the same rows{more}: one shard was probably written twice"
+        found.append(Finding("error", text))
+    odd = odd_shards(s.shards)
+    found += [Finding("warning", f"{shard(number)} is unlike the others: {why}") for number, why in odd]
+    camps = None if odd else disagreement(s.shards)
+    if camps:
+        found.append(Finding("warning", f"the shards disagree: {camps}; were all written by the same model?"))
+    return found
 
 
 def _rows(count: int) -> str:

@@ -8,8 +8,10 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from embmerge.errors import UsageError
-from embmerge.report.statistics import ShardFigures, Statistics
+from embmerge.report.statistics import Statistics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,37 +19,34 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, which colour-blind people can tell apart; it repeats, with the position in the bar to help.
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#b59f00", "#7f7f7f")
 _GREY = "#808080"
-_COLUMNS = 4  # of small histograms
+_WIDTH = 5.0  # inches: its letters can be read on a phone, where a figure is two thirds as wide
 
 
 def norms(statistics: Statistics) -> str:
     """The histogram of all rows' norms."""
-    figure, axes = _figure(7, 2.6)
+    figure, axes = _figure(_WIDTH, 2.6)
     _bars(axes, statistics.edges, statistics.histogram, PALETTE[0])
     axes.set_xlabel("norm")
     axes.set_ylabel("rows")
     return _svg(figure)
 
 
-def shard_norms(statistics: Statistics, names: Sequence[str]) -> str:
+def shard_norms(statistics: Statistics) -> list[str]:
     """One small histogram a shard, all on the same axis."""
-    count = len(statistics.shards)
-    lines = -(-count // _COLUMNS)
-    figure, grid = _figure(7, 1.15 * lines + 0.4, rows=lines, columns=min(_COLUMNS, count), sharex=True)
-    for number, axes in enumerate(list(getattr(grid, "flat", [grid]))):
-        if number >= count:
-            axes.set_visible(False)
-            continue
-        shard: ShardFigures = statistics.shards[number]
+    drawn = []
+    for number, shard in enumerate(statistics.shards):
+        figure, axes = _figure(2.2, 1.2)
         _bars(axes, statistics.edges, shard.histogram, PALETTE[number % len(PALETTE)])
-        axes.set_title(names[number], fontsize=7, color=_GREY, parse_math=False)
+        axes.set_xlim(statistics.edges[0], statistics.edges[-1])
+        axes.locator_params(axis="x", nbins=4)
         axes.set_yticks([])
-    return _svg(figure)
+        drawn.append(_svg(figure))
+    return drawn
 
 
 def spectrum(statistics: Statistics) -> str:
     """The shares of the variance by principal component."""
-    figure, axes = _figure(7, 2.4)
+    figure, axes = _figure(_WIDTH, 2.4)
     shares = [share for share in statistics.space.spectrum if share > 0][:200]
     axes.plot(range(1, len(shares) + 1), shares, color=PALETTE[0])
     if shares and min(shares) < max(shares):
@@ -59,34 +58,33 @@ def spectrum(statistics: Statistics) -> str:
 
 def scatter(statistics: Statistics) -> str:
     """The sample in its two principal components, coloured by shard."""
-    figure, axes = _figure(7, 4.2)
+    figure, axes = _figure(_WIDTH, 4.2)
     space = statistics.space
-    colours = [_GREY] * len(space.rows)
+    points, rows = np.array(space.points), np.array(space.rows)
+    colours = np.full(len(rows), _GREY)
     for number, shard in enumerate(statistics.shards):
-        for place, row in enumerate(space.rows):
-            if shard.start <= row < shard.end:
-                colours[place] = PALETTE[number % len(PALETTE)]
-    axes.scatter(*zip(*space.points, strict=True), s=4, c=colours, alpha=0.6, linewidths=0)
+        colours[(rows >= shard.start) & (rows < shard.end)] = PALETTE[number % len(PALETTE)]
+    order = np.random.default_rng(0).permutation(len(rows))  # or the last shard would cover the others
+    axes.scatter(*points[order].T, s=5, c=colours[order], alpha=0.6, linewidths=0)
     axes.set_xlabel("first principal component")
     axes.set_ylabel("second")
     return _png(figure)
 
 
-def _figure(width: float, height: float, *, rows: int = 1, columns: int = 1, **options: Any) -> "tuple[Figure, Any]":
+def _figure(width: float, height: float) -> "tuple[Figure, Any]":
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415  an extra
     except ModuleNotFoundError:
         raise UsageError("the report needs matplotlib", hint="pip install 'embmerge[report]'") from None
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(rows, columns, **options)
-    for each in list(getattr(axes, "flat", [axes])):
-        each.set_facecolor("none")
-        each.tick_params(colors=_GREY, labelsize=7)
-        each.xaxis.label.set_color(_GREY)
-        each.yaxis.label.set_color(_GREY)
-        for side, spine in each.spines.items():
-            spine.set_color(_GREY)
-            spine.set_visible(side in {"left", "bottom"})
+    axes = figure.subplots()
+    axes.set_facecolor("none")
+    axes.tick_params(colors=_GREY, labelsize=9)
+    axes.xaxis.label.set_color(_GREY)
+    axes.yaxis.label.set_color(_GREY)
+    for side, spine in axes.spines.items():
+        spine.set_color(_GREY)
+        spine.set_visible(side in {"left", "bottom"})
     return figure, axes
 
 

@@ -6,6 +6,8 @@ Every text from a file goes through `_text`. A Content-Security-Policy forbids a
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from html import escape
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +30,11 @@ h1{font-size:1.4rem;margin:.5rem 0}h2{font-size:1.1rem;margin:2rem 0 .5rem}
 .verdict.warning{border-color:var(--warn)}.verdict.error{border-color:var(--bad)}
 ul.findings{padding:0;list-style:none}ul.findings li{padding:.4rem 0;border-bottom:1px solid var(--line)}
 .error b{color:var(--bad)}.warning b{color:var(--warn)}.note b{color:var(--soft)}
-.soft{color:var(--soft)}img{width:100%;height:auto;display:block}
+.soft{color:var(--soft)}img{width:100%;max-width:44rem;height:auto;display:block}
+.small{display:grid;grid-template-columns:repeat(auto-fill,minmax(9rem,1fr));gap:.6rem}figure{margin:0}
+figcaption{font-size:.8rem;color:var(--soft)}.runs{display:flex;font-size:.8rem;color:var(--soft)}
+.runs span{min-width:0;overflow:hidden;white-space:nowrap;text-overflow:ellipsis;border-left:2px solid var(--soft);
+padding-left:.3rem;margin-top:.2rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.85rem;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:.3rem .6rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top}
 th{color:var(--soft);font-weight:600}td.n,th.n{text-align:right;white-space:nowrap}code{font-size:.8rem}
@@ -107,14 +113,28 @@ def _coverage(report: "Report") -> str:
     box = 'class="bar" viewBox="0 0 1000 20" preserveAspectRatio="none" role="img" aria-label="coverage"'
     bar = f"<svg {box}>{''.join(parts)}</svg>"
     table = _table(("", "cluster", "shard", "first row", "end", "rows"), rows, right={3, 4, 5})
-    return f"<h2>Coverage: rows 0 to {total:,}</h2>{bar}<details open><summary>Shards</summary>{table}</details>"
+    listed = f"<details open><summary>Shards</summary>{table}</details>"
+    return f"<h2>Coverage: rows 0 to {total:,}</h2>{bar}{_runs(report)}{listed}"
+
+
+def _runs(report: "Report") -> str:
+    """The clusters' names under the bar, each as wide as its rows that follow one another."""
+    chunks = zip(map(_cluster, report.metadata["chunk_info"]), report.statistics.shards, strict=True)
+    spans = []
+    for cluster, run in groupby(chunks, key=itemgetter(0)):
+        rows = sum(shard.end - shard.start for _, shard in run)
+        spans.append(f'<span style="flex:{rows} 1 0">{cluster}</span>')
+    return f'<div class="runs">{"".join(spans)}</div>'
 
 
 def _norms(report: "Report") -> str:
     s = report.statistics
-    names = [printable(Path(str(chunk.get("filepath", ""))).name, 24) for chunk in report.metadata["chunk_info"]]
     said = f"from {s.min_norm:.4f} to {s.max_norm:.4f}, mean {s.mean_norm:.4f}, standard deviation {s.std_norm:.4f}" + (
         "; these are unit vectors" if s.unit_norm else ""
+    )
+    small = "".join(
+        f'<figure><figcaption>{_name(chunk)}</figcaption><img alt="Norms of {_name(chunk)}" src="{drawn}"></figure>'
+        for chunk, drawn in zip(report.metadata["chunk_info"], figures.shard_norms(s), strict=True)
     )
     outliers = _table(
         ("row", "title", "norm"),
@@ -124,8 +144,8 @@ def _norms(report: "Report") -> str:
     return (
         f'<h2>Norms</h2><p class="soft">{said}</p><img alt="Histogram of all norms" src="{figures.norms(s)}">'
         f"<h2>Norms by shard, on the same axis</h2>"
-        f'<img alt="Histograms of norms, one a shard" src="{figures.shard_norms(s, names)}">'
-        + (f"<h2>Outliers</h2>{outliers}" if s.outliers else "")
+        f'<div class="small">{small}</div>'
+        + (f"<h2>Outliers: {s.outlier_count:,} rows</h2>{outliers}" if s.outliers else "")
     )
 
 
@@ -155,7 +175,9 @@ def _space(report: "Report") -> str:
         f"<h2>Shape of the space</h2><p>On a sample of {len(space.rows):,} rows: random pairs have a mean cosine of "
         f"<b>{space.mean_cosine:.3f}</b> (near 1: all vectors are huddled together); the effective dimension is "
         f"<b>{space.effective_dimension:.1f}</b> of {s.shape[1]:,}.</p>"
+        "<h3>Spectrum</h3>"
         f'<img alt="Spectrum" src="{figures.spectrum(s)}">'
+        "<h3>The sample in two dimensions, in the shards' colours</h3>"
         f'<img alt="Two principal components, coloured by shard" src="{figures.scatter(s)}">'
     )
 
@@ -165,7 +187,7 @@ def _neighbours(report: "Report") -> str:
     for each in report.neighbours:
         rows = [(f"{cosine:.4f}", _text(title), f"{row:,}") for row, title, cosine in each.nearest]
         parts.append(
-            f"<h3>{_text(each.title)} <span class='soft'>row {each.row:,}</span></h3>"
+            f"<h3 class='article'>{_text(each.title)} <span class='soft'>row {each.row:,}</span></h3>"
             + _table(("cosine", "nearest articles", "row"), rows, right={2})
         )
     return f"<h2>Do they make sense?</h2>{''.join(parts)}"

@@ -252,7 +252,7 @@ def odd_shards(shards: Sequence[ShardFigures]) -> list[tuple[int, str]]:
 
 
 def disagreement(shards: Sequence[ShardFigures]) -> str | None:
-    """How shards differ that fall into camps, such as two clusters with two models: then none of them is the odd one."""
+    """How shards differ that fall into camps, such as two clusters with two models: then none is the odd one."""
     norms = [shard.mean_norm for shard in shards if shard.mean_norm > 0]
     if len(norms) > 1 and max(norms) > _CAMPS * min(norms):
         return f"their mean norms go from {min(norms):.4g} to {max(norms):.4g}"
