@@ -79,7 +79,7 @@ def _figure(width: float, height: float) -> "tuple[Figure, Any]":
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     axes.set_facecolor("none")
-    axes.tick_params(colors=_GREY, labelsize=9)
+    axes.tick_params(which="both", colors=_GREY, labelsize=9)
     axes.xaxis.label.set_color(_GREY)
     axes.yaxis.label.set_color(_GREY)
     for side, spine in axes.spines.items():

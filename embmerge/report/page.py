@@ -36,7 +36,8 @@ figcaption{font-size:.8rem;color:var(--soft)}.runs{display:flex;font-size:.8rem;
 .runs span{min-width:0;overflow:hidden;white-space:nowrap;text-overflow:ellipsis;border-left:2px solid var(--soft);
 padding-left:.3rem;margin-top:.2rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.85rem;font-variant-numeric:tabular-nums}
-th,td{text-align:left;padding:.3rem .6rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top}
+th,td{text-align:left;padding:.3rem .6rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top;
+overflow-wrap:break-word}
 th{color:var(--soft);font-weight:600}td.n,th.n{text-align:right;white-space:nowrap}code{font-size:.8rem}
 .facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(8rem,1fr));gap:.6rem}
 .facts div{background:var(--card);padding:.6rem;border-radius:.4rem}.facts b{display:block;font-size:1.1rem}
@@ -145,7 +146,7 @@ def _norms(report: "Report") -> str:
         f'<h2>Norms</h2><p class="soft">{said}</p><img alt="Histogram of all norms" src="{figures.norms(s)}">'
         f"<h2>Norms by shard, on the same axis</h2>"
         f'<div class="small">{small}</div>'
-        + (f"<h2>Outliers: {s.outlier_count:,} rows</h2>{outliers}" if s.outliers else "")
+        + (f"<h2>Outliers: {_count(s.outlier_count)}</h2>{outliers}" if s.outliers else "")
     )
 
 
@@ -156,14 +157,14 @@ def _rows(report: "Report") -> str:
         return [(f"{row:,}", _text(report.titles[row])) for row in rows]
 
     parts = [
-        _details(f"NaN or Inf: {s.nan_count:,} rows", ("row", "title"), listed(s.nan_rows)),
-        _details(f"All zeros: {s.zero_count:,} rows", ("row", "title"), listed(s.zero_rows)),
+        _details(f"NaN or Inf: {_count(s.nan_count)}", ("row", "title"), listed(s.nan_rows)),
+        _details(f"All zeros: {_count(s.zero_count)}", ("row", "title"), listed(s.zero_rows)),
         _details(
-            f"Exact duplicates: {s.duplicate_count:,} rows",
+            f"Exact duplicates: {_count(s.duplicate_count)}",
             ("row", "title", "is the same as", "title"),
             [(f"{b:,}", _text(report.titles[b]), f"{a:,}", _text(report.titles[a])) for a, b in s.duplicates],
         ),
-        f"<p>Near-duplicate shards: {len(s.alike_shards)} pairs</p>",
+        f"<p>Near-duplicate shards: {len(s.alike_shards)}</p>",
     ]
     return f"<h2>Bad rows</h2>{''.join(parts)}"
 
@@ -173,7 +174,8 @@ def _space(report: "Report") -> str:
     space = s.space
     return (
         f"<h2>Shape of the space</h2><p>On a sample of {len(space.rows):,} rows: random pairs have a mean cosine of "
-        f"<b>{space.mean_cosine:.3f}</b> (near 1: all vectors are huddled together); the effective dimension is "
+        f"<b>{round(space.mean_cosine, 3) + 0.0:.3f}</b> (near 1: all vectors are huddled together); "
+        "the effective dimension is "
         f"<b>{space.effective_dimension:.1f}</b> of {s.shape[1]:,}.</p>"
         "<h3>Spectrum</h3>"
         f'<img alt="Spectrum" src="{figures.spectrum(s)}">'
@@ -211,6 +213,10 @@ def _provenance(report: "Report") -> str:
     header = ("cluster", "file", "size", "written", "worker's timestamp", "rows/s", "sha256")
     made = ", ".join(f"{_text(name)} {_text(number)}" for name, number in report.versions.items())
     return f"<h2>Provenance</h2>{_table(header, rows, right={2, 5})}<p class='soft'>Report made by {made}</p>"
+
+
+def _count(rows: int) -> str:
+    return f"{rows:,} row" + "s" * (rows != 1)
 
 
 def _when(mtime: object) -> str:

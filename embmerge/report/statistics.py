@@ -26,19 +26,24 @@ _MAD = 1.4826  # median absolute deviation to standard deviation, for normal dat
 _ALIKE = 0.01  # squared distance of two rows that count as the same, in that of random rows
 _BEYOND = 1e15  # a norm that no model writes, and whose square float32 could not hold
 _EDGE = 0.001  # share of the rows at either end that does not widen the histogram's axis
-_CAMPS = 1.1  # ratio of shards' mean norms that one model does not show
+_CAMPS = 1.1  # ratio of shards' median norms that one model does not show
 _APART = 0.5  # distance of most shards' mean vectors from the common one, in the rows' spread
 _UNIT = 1e-3  # how far from 1 the norms of a unit-norm model may be
 
 
 @dataclass(frozen=True)
 class ShardFigures:
-    """One shard's rows `[start, end)`: its norms, and how far its mean vector lies from all rows' (in their spread)."""
+    """One shard's rows `[start, end)`: its norms, and how far its mean vector lies from all rows' (in their spread).
+
+    `middle_half` is the width of the middle half of the norms; one far row moves neither it nor the median.
+    """
 
     start: int
     end: int
     mean_norm: float
     std_norm: float
+    median_norm: float
+    middle_half: float
     shift: float
     histogram: tuple[int, ...]
 
@@ -225,7 +230,9 @@ def _shards(
         own = own[np.isfinite(own)]
         apart = float(np.linalg.norm(sums[number] / max(1, len(own)) - centre)) / spread if len(own) else 0.0
         mean, std = (float(own.mean()), float(own.std())) if len(own) else (0.0, 0.0)
-        figures.append(ShardFigures(start, end, mean, std, apart, _histogram(own, edges)))
+        low, median, high = np.quantile(own, (0.25, 0.5, 0.75)).tolist() if len(own) else (0.0, 0.0, 0.0)
+        histogram = _histogram(own, edges)
+        figures.append(ShardFigures(start, end, mean, std, median, high - low, apart, histogram))
     return tuple(figures)
 
 
@@ -234,13 +241,10 @@ def odd_shards(shards: Sequence[ShardFigures]) -> list[tuple[int, str]]:
     odd: dict[int, str] = {}
     if len(shards) < 3:  # noqa: PLR2004  of two, nobody knows which is the odd one
         return []
+    medians, halves = [shard.median_norm for shard in shards], [shard.middle_half for shard in shards]
     for what, values, least in (
-        ("mean norm", [shard.mean_norm for shard in shards], 0.02 * float(np.median([s.mean_norm for s in shards]))),
-        (
-            "spread of norms",
-            [shard.std_norm for shard in shards],
-            0.25 * float(np.median([s.std_norm for s in shards])),
-        ),
+        ("median norm", medians, 0.02 * float(np.median(medians))),
+        ("spread of norms", halves, 0.35 * float(np.median(halves))),
         ("mean vector's distance", [shard.shift for shard in shards], 0.1),
     ):
         middle = float(np.median(values))
@@ -253,9 +257,9 @@ def odd_shards(shards: Sequence[ShardFigures]) -> list[tuple[int, str]]:
 
 def disagreement(shards: Sequence[ShardFigures]) -> str | None:
     """How shards differ that fall into camps, such as two clusters with two models: then none is the odd one."""
-    norms = [shard.mean_norm for shard in shards if shard.mean_norm > 0]
+    norms = [shard.median_norm for shard in shards if shard.median_norm > 0]
     if len(norms) > 1 and max(norms) > _CAMPS * min(norms):
-        return f"their mean norms go from {min(norms):.4g} to {max(norms):.4g}"
+        return f"their median norms go from {min(norms):.4g} to {max(norms):.4g}"
     apart = float(np.median([shard.shift for shard in shards])) if shards else 0.0
     if apart > _APART:
         return f"their mean vectors lie {apart:.2f} standard deviations from the common one"
