@@ -233,6 +233,10 @@ class Desk:
         cluster.connect()
         return cluster
 
+    def see(self, event):
+        """Observe an event."""
+        self.events.append(event)
+
     def seen(self, kind):
         """The events of one kind."""
         return [event for event in self.events if isinstance(event, kind)]

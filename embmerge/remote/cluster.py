@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from shlex import quote
 from typing import Any, TypeVar
 
 import fabric
@@ -201,7 +202,7 @@ class Cluster:
             if error.errno == errno.EACCES:
                 raise RemoteDataError(
                     f"{self.name}: the remote directory {shown} may not be read",
-                    hint=f"on the cluster: ls -ld {quote(shown)}; ask its owner for chmod +rx, or name another remote_dir",
+                    hint=f"on the cluster: ls -ld {quote(shown)}; ask its owner for chmod +rx, or set another remote_dir",
                 ) from None
             if error.errno == errno.ENOENT or error.errno is None:
                 raise self._missing(sftp) from None
