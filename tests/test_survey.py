@@ -1,0 +1,255 @@
+"""verify-remote: what it finds on real servers, and what a merge would say to it."""
+
+import json
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from embmerge.errors import ConnectError, ConnectionLost, LoginError, RemoteDataError
+from embmerge.events import ClusterDone, ClusterFailed, ShardInspected, ShardsFound
+from embmerge.remote.survey import Terms, survey
+from tests.relay import Relay
+from tests.servers import Login, embedded, free_port
+from tests.shards import make_shard, rows_of
+
+ROWS = 40
+TASKS = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def fleet(tmp_path, desk):
+    """Two clusters with two shards each: rows 0 - 80 on `a`, 80 - 160 on `b`."""
+    with ExitStack() as running:
+        desk.remote, desk.servers = {}, {}
+        for number, name in enumerate("ab"):
+            folder = tmp_path / name / "emb"
+            folder.mkdir(parents=True)
+            server = running.enter_context(embedded(tmp_path / name, lambda: Login(passwords={"me": "pw"})))
+            desk.write(name, port=server.port, username="me", password="pw", remote_dir="emb")
+            for gpu in range(2):
+                put(folder, number, gpu)
+            desk.remote[name], desk.servers[name] = folder, server
+        yield desk
+
+
+def put(folder, cluster, gpu, *, start=None, rows=ROWS, dim=6, dtype="<f4", **fields):
+    start = (cluster * 2 + gpu) * ROWS if start is None else start
+    return make_shard(folder, rows_of(rows, dim, dtype), start=start, cluster=cluster, gpu=gpu, **fields)
+
+
+def look(desk, names="ab", **terms):
+    clusters = [desk.cluster(name) for name in names]
+    return survey(clusters, Terms(**({"articles": 4 * ROWS} | terms)), observer=desk.see, stop=desk.stop)
+
+
+def bad(desk, **terms):
+    """The error of verify-remote, which is of what lies on the clusters."""
+    found = look(desk, **terms)
+    assert isinstance(found.error, RemoteDataError)
+    assert found.error.exit_code == 4
+    assert not found.ok
+    return found
+
+
+def verdicts(found):
+    return {f.file.name: f.verdict for cluster in found.clusters for f in cluster.findings}
+
+
+def test_where_all_rows_are_there_once_a_merge_would_succeed(fleet):
+    found = look(fleet)
+    assert found.ok
+    assert (found.coverage.start, found.coverage.end, found.coverage.rows) == (0, 160, 160)
+    assert set(verdicts(found).values()) == {"ok"}
+    assert set(found.headers) == {f"cluster{c}_gpu{g}.pkl" for c in (0, 1) for g in (0, 1)}
+
+
+def test_each_step_is_told(fleet):
+    look(fleet)
+    assert {(event.cluster, event.count) for event in fleet.seen(ShardsFound)} == {("a", 2), ("b", 2)}
+    assert len(fleet.seen(ShardInspected)) == 4
+    assert len(fleet.seen(ClusterDone)) == 2
+
+
+def test_one_cluster_alone_is_healthy_and_leaves_rows_for_the_others(fleet):
+    found = look(fleet, "b", others=("a",))
+    assert found.ok
+    assert found.coverage.left == ((0, 80),)
+
+
+def test_a_gap_names_the_range_its_neighbours_and_the_command_that_shows_it(fleet):
+    (fleet.remote["a"] / "cluster0_gpu1.pkl").unlink()
+    error = bad(fleet).error
+    assert "rows 40 - 80 are missing" in error.message
+    assert "between cluster0_gpu0.pkl (a) and cluster1_gpu0.pkl (b)" in error.message
+    assert "on a: ls -l /emb or on b: ls -l /emb" in error.hint
+
+
+def test_a_gap_at_the_end_is_known_from_the_articles(fleet):
+    assert "rows 160 - 200 are missing (after cluster1_gpu1.pkl (b))" in bad(fleet, articles=200).error.message
+
+
+def test_an_overlap_names_both_shards(fleet):
+    put(fleet.remote["a"], 0, 1, rows=50)
+    error = bad(fleet).error
+    assert "overlap: rows 80 - 90 are held by both cluster0_gpu1.pkl (a) and cluster1_gpu0.pkl (b)" in error.message
+
+
+def test_the_same_rows_twice_are_a_duplicate(fleet):
+    put(fleet.remote["b"], 7, 0, start=0)
+    assert "duplicate: rows 0 - 40 are held twice" in bad(fleet).error.message
+
+
+def test_one_name_on_two_clusters_names_both(fleet):
+    put(fleet.remote["b"], 0, 1)
+    assert "cluster0_gpu1.pkl is offered by both a and b" in bad(fleet).error.message
+
+
+def test_a_shard_that_is_cut_short_is_told_from_a_broken_one(fleet):
+    whole = (fleet.remote["a"] / "cluster0_gpu0.pkl").read_bytes()
+    (fleet.remote["a"] / "cluster0_gpu0.pkl").write_bytes(whole[:-100])
+    (fleet.remote["a"] / "cluster0_gpu1.pkl").write_bytes(b"\x89HDF\r\n\x1a\n and so on")
+    found = bad(fleet)
+    assert verdicts(found)["cluster0_gpu0.pkl"] == "truncated"
+    assert verdicts(found)["cluster0_gpu1.pkl"] == "unreadable"
+    assert "cluster0_gpu0.pkl is cut short" in found.error.message
+
+
+@pytest.mark.parametrize("transfer", ["fast", "plain"])
+def test_a_shard_that_grows_between_two_looks_is_still_being_written(fleet, transfer):
+    path = fleet.remote["a"] / "cluster0_gpu1.pkl"
+
+    def see(event):
+        if isinstance(event, ShardInspected) and event.name == path.name:
+            with path.open("ab") as file:
+                file.write(b"more")
+
+    clusters = [fleet.cluster(name, transfer=transfer) for name in "ab"]
+    found = survey(clusters, Terms(articles=160), observer=see, stop=fleet.stop)
+    assert verdicts(found)[path.name] == "growing"
+    assert f"{path.name} is still being written" in found.error.message
+
+
+def test_a_shard_that_goes_away_meanwhile_is_told(fleet):
+    path = fleet.remote["a"] / "cluster0_gpu1.pkl"
+
+    def see(event):
+        if isinstance(event, ShardInspected) and event.name == path.name:
+            path.unlink()
+
+    clusters = [fleet.cluster(name) for name in "ab"]
+    found = survey(clusters, Terms(articles=160), observer=see, stop=fleet.stop)
+    assert "was removed while we looked" in found.error.message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dim": 8}, "different dim: 6 in 3 shard(s), but 8 in cluster1_gpu1.pkl (b)"),
+        ({"dtype": "<f2"}, "different dtype: float32 in 3 shard(s), but float16 in cluster1_gpu1.pkl (b)"),
+        ({"model": "other"}, "different model: all-tests-v1 in 3 shard(s), but other in cluster1_gpu1.pkl (b)"),
+    ],
+)
+def test_a_shard_of_another_kind_is_the_odd_one(fleet, change, message):
+    put(fleet.remote["b"], 1, 1, **change)
+    found = bad(fleet)
+    assert verdicts(found)["cluster1_gpu1.pkl"] == "odd"
+    assert message in found.error.message
+
+
+def test_another_dtype_is_no_trouble_where_the_merge_converts(fleet):
+    put(fleet.remote["b"], 1, 1, dtype="<f2")
+    assert look(fleet, any_dtype=True).ok
+
+
+def test_rows_that_disagree_with_the_range_are_told(fleet):
+    put(fleet.remote["b"], 1, 1, end_index=170)
+    assert "it says it covers rows 120 - 170, which are 50, but it holds 40" in bad(fleet).error.message
+
+
+def test_a_few_rows_more_than_articles_are_no_trouble_many_are(fleet):
+    assert look(fleet, articles=150).ok
+    assert "11 rows more than there are articles (149)" in bad(fleet, articles=149).error.message
+
+
+def test_a_checkpoint_is_no_shard(fleet):
+    (fleet.remote["a"] / "cluster0_gpu3_checkpoint_5000.pkl").write_bytes(b"x")
+    found = look(fleet)
+    assert found.ok
+    assert [file.name for file in found.clusters[0].checkpoints] == ["cluster0_gpu3_checkpoint_5000.pkl"]
+
+
+def test_all_problems_are_told_at_once(fleet):
+    put(fleet.remote["b"], 1, 1, dim=8)
+    (fleet.remote["a"] / "cluster0_gpu0.pkl").unlink()
+    put(fleet.remote["a"], 0, 1, rows=41)
+    message = bad(fleet).error.message
+    assert all(word in message for word in ("gap", "overlap", "different dim"))
+
+
+def test_a_cluster_that_cannot_be_asked_comes_first_and_the_other_is_asked_still(fleet):
+    (fleet.remote["b"] / "cluster1_gpu1.pkl").unlink()
+    fleet.write("a", port=free_port(), username="me", password="pw")
+    found = look(fleet)
+    assert isinstance(found.error, ConnectError)
+    assert found.error.exit_code == 3
+    assert [event.cluster for event in fleet.seen(ClusterFailed)] == ["a"]
+    assert len(found.clusters[1].findings) == 1
+
+
+def test_a_refused_login_beats_what_lies_on_the_other(fleet):
+    fleet.write("b", port=fleet.servers["b"].port, username="me", password="wrong")
+    fleet.write("a", port=fleet.servers["a"].port, username="me", password="pw", remote_dir="nowhere")
+    assert isinstance(look(fleet).error, LoginError)
+
+
+def test_a_line_that_drops_during_the_look_is_opened_again(fleet, monkeypatch):
+    monkeypatch.setattr("embmerge.remote.retry.FIRST_PAUSE", 0.01)
+    with Relay(fleet.servers["a"].port) as relay:
+        fleet.write("a", port=relay.port, username="me", password="pw", remote_dir="emb")
+        cluster = fleet.cluster("a", retries=5)
+        cluster.connect()
+        relay.cut_after(700)
+        found = survey([cluster], Terms(articles=80), observer=fleet.see, stop=fleet.stop)
+    assert relay.connections == 2
+    assert found.ok
+
+
+def test_a_line_that_freezes_is_lost_after_the_stall_timeout(fleet):
+    with Relay(fleet.servers["a"].port) as relay:
+        fleet.write("a", port=relay.port, username="me", password="pw", remote_dir="emb")
+        cluster = fleet.cluster("a", stall_timeout=0.3)
+        cluster.connect()
+        relay.freeze()
+        found = survey([cluster], Terms(), observer=fleet.see, stop=threading.Event())
+        assert isinstance(found.error, ConnectionLost)
+        relay.thaw()
+
+
+@pytest.mark.parametrize("transfer", ["fast", "plain"])
+def test_less_than_64_kib_a_shard_cross_the_network(fleet, transfer):
+    for gpu in range(2):
+        put(fleet.remote["a"], 0, gpu, start=gpu * 400, rows=400, dim=768)
+    with Relay(fleet.servers["a"].port) as relay:
+        fleet.write("a", port=relay.port, username="me", password="pw", remote_dir="emb")
+        cluster = fleet.cluster("a", transfer=transfer)
+        assert survey([cluster], Terms(articles=800), stop=fleet.stop).ok
+        assert relay.passed < 2 * 64 * 1024
+
+
+def test_what_a_script_gets_is_one_document_and_the_exit_code(fleet):
+    (fleet.remote["a"] / "cluster0_gpu1.pkl").unlink()
+    ran = subprocess.run(
+        [sys.executable, "-m", "invoke", "verify-remote", "--json", "--credentials", fleet.credentials],
+        cwd=TASKS,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 4
+    document = json.loads(ran.stdout)
+    assert "rows 40 - 80 are missing" in json.dumps(document)
+    assert "Traceback" not in ran.stderr
