@@ -22,6 +22,7 @@ from embmerge.plaintext import printable
 
 BUDGET = 64 << 10  # bytes of opcodes and short values; an honest shard has less than 2 KB of them
 KEEP = 4 << 10  # a value longer than this is passed over
+_LONGEST_LINE = 256  # bytes of a line that an opcode of protocol 0 reads
 
 
 class Refused(ValueError):
@@ -113,8 +114,8 @@ class _Window:
         return self.long
 
     def readline(self) -> bytes:
-        line = self._file.readline(256)
-        self.ended = not line.endswith(b"\n")
+        line = self._file.readline(_LONGEST_LINE)
+        self.ended = len(line) < _LONGEST_LINE and not line.endswith(b"\n")
         return self._counted(line)
 
     def _counted(self, short: bytes) -> bytes:
