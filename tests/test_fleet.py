@@ -1,0 +1,112 @@
+"""Which clusters a task asks, and what a merge would ask of them."""
+
+import pytest
+
+from embmerge.errors import CredentialsError, LocalDataError
+from embmerge.remote.fleet import fleet, terms
+from tests.servers import Login, embedded
+from tests.shards import make_dataset
+
+
+@pytest.fixture
+def named(desk):
+    """The names asked and not asked, for some settings."""
+    for name in "abc":
+        desk.write(name, username="me", password="pw")
+
+    def named(**settings):
+        with fleet(desk.settings(**settings), observer=desk.events.append, stop=desk.stop, ask=None) as found:
+            return [cluster.name for cluster in found.clusters], found.others
+
+    return named
+
+
+@pytest.fixture
+def wanted(desk, tmp_path):
+    """The terms of a job in a folder with 60 articles and the shards of 100 rows."""
+    _, articles, _ = make_dataset(tmp_path / "job", rows=60, extra=40)
+
+    def wanted(*, others=(), merging=False, **settings):
+        here = {"articles": articles, "embeddings": tmp_path / "job" / "embeddings"}
+        return terms(desk.settings(**here | settings), others, merging=merging)
+
+    return wanted
+
+
+def test_all_configured_clusters_are_asked(named):
+    assert named() == (["a", "b", "c"], ())
+
+
+def test_those_that_are_named_are_asked_in_that_order(named):
+    assert named(clusters=("c", "a")) == (["c", "a"], ("b",))
+
+
+def test_a_name_without_credentials_is_an_error_before_anything_is_connected(named, desk):
+    with pytest.raises(CredentialsError, match="no credentials file") as caught:
+        named(clusters=("a", "d"))
+    assert "configured are: a, b, c" in caught.value.hint
+    assert desk.events == []
+
+
+def test_the_lines_are_hung_up_at_the_end_even_after_an_error(desk, tmp_path):
+    lines = []
+
+    def leave_in_disorder():
+        with fleet(desk.settings(), observer=desk.events.append, stop=desk.stop, ask=None) as found:
+            found.clusters[0].connect()
+            lines.append(found.clusters[0].connection)
+            raise ZeroDivisionError
+
+    with embedded(tmp_path / "home", lambda: Login(passwords={"me": "pw"})) as server:
+        desk.write(port=server.port, username="me", password="pw")
+        with pytest.raises(ZeroDivisionError):
+            leave_in_disorder()
+        assert not lines[0].is_connected
+
+
+def test_a_cluster_that_was_never_connected_is_left_as_easily(named):
+    named()
+
+
+def test_articles_that_are_here_are_counted(wanted):
+    assert wanted().articles == 60
+
+
+def test_to_look_takes_no_articles(wanted, tmp_path):
+    assert wanted(articles=tmp_path / "none.pkl").articles is None
+
+
+def test_to_look_without_articles_goes_by_the_number_that_is_expected(wanted, tmp_path):
+    assert wanted(articles=tmp_path / "none.pkl", expected_articles=70).articles == 70
+
+
+def test_to_merge_takes_articles(wanted, tmp_path):
+    with pytest.raises(LocalDataError, match=r"none\.pkl"):
+        wanted(articles=tmp_path / "none.pkl", merging=True)
+
+
+def test_another_number_of_articles_than_expected_is_an_error_before_the_download(wanted):
+    with pytest.raises(LocalDataError, match="holds 60 articles, but 61 are expected") as caught:
+        wanted(expected_articles=61, merging=True)
+    assert "expected_articles" in caught.value.hint
+
+
+def test_a_merge_of_some_clusters_counts_what_is_here_of_the_others(wanted):
+    assert sum(header.rows for header in wanted(others=("b",), merging=True).local) == 100
+
+
+def test_a_merge_of_all_clusters_goes_by_what_lies_there(wanted):
+    assert wanted(merging=True).local == ()
+
+
+def test_a_look_at_some_clusters_leaves_rows_for_the_others(wanted):
+    assert (wanted(others=("b",)).others, wanted(others=("b",)).local) == (("b",), ())
+
+
+def test_a_first_merge_of_some_clusters_finds_nothing_here(wanted, tmp_path):
+    assert wanted(others=("b",), merging=True, embeddings=tmp_path / "none").local == ()
+
+
+def test_a_merge_that_converts_takes_any_dtype(wanted):
+    assert wanted(dtype="float16").any_dtype
+    assert not wanted().any_dtype
