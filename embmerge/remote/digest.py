@@ -5,7 +5,7 @@ import threading
 
 from embmerge.remote.partial import Partial
 
-STEP = 1 << 20  # bytes taken in at once
+STEP = 256 << 10  # bytes taken in at once: few enough to be in the processor's cache still
 
 
 class Digest:
@@ -17,10 +17,11 @@ class Digest:
 
     def follow(self, partial: Partial, halt: threading.Event) -> None:
         """Take in what is here by now, from the page cache, until `halt`."""
+        buffer = memoryview(bytearray(STEP))
         while self.nbytes < (front := partial.done.front) and not halt.is_set():
-            data = partial.read(self.nbytes, min(STEP, front - self.nbytes))
-            self._sha256.update(data)
-            self.nbytes += len(data)
+            read = partial.read(self.nbytes, buffer[: min(STEP, front - self.nbytes)])
+            self._sha256.update(buffer[:read])
+            self.nbytes += read
 
     def hexdigest(self) -> str:
         """Of what was taken in."""

@@ -12,6 +12,7 @@ one that it knows nothing of, and leaves alone what a living one has.
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -77,10 +78,13 @@ class Partial:
             _sync_data(self._data)
             self._note({"synced": done})
 
-    def read(self, start: int, length: int) -> bytes:
-        """Bytes that are here."""
+    def read(self, start: int, into: memoryview) -> int:
+        """Fill `into` with bytes that are here, from `start` on; returns how many were read."""
         with self._disk_errors():
-            return os.pread(self._data, length, start)
+            read = os.preadv(self._data, [into], start)
+            if not read:
+                raise OSError(errno.EIO, "what was written there is gone")
+            return read
 
     @property
     def path(self) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from embmerge.errors import LocalDataError, RemoteChanged, RemoteDataError, ShardError
+from embmerge.errors import DiskError, LocalDataError, RemoteChanged, RemoteDataError, ShardError
 from embmerge.plaintext import printable
 from embmerge.remote import manifest
 from embmerge.remote.cluster import RemoteFile
@@ -39,24 +39,37 @@ def finish_all(work: Work, directory: Path, expected: Expected, *, halt: threadi
                 download = work.news.get(timeout=_LOOK_AROUND)
             except queue.Empty:
                 continue
-            if download.ended:
+            try:
+                entry = None if download.ended else _advance(download, directory, expected, halt)
+            except (LocalDataError, RemoteDataError) as error:
+                work.failed(download, error, keep=False)
                 continue
-            download.digest.follow(download.partial, halt)
-            if download.now and not halt.is_set():
-                try:
-                    fresh[download.file.name] = _finish(download, directory, download.now, expected)
-                except (LocalDataError, RemoteDataError) as error:
-                    work.failed(download, error, keep=False)
-                else:
-                    work.finished(download)
-            else:
-                _sync_now_and_then(download)
+            except DiskError:
+                if download.ended:  # a connection has failed it meanwhile, and closed its file
+                    continue
+                raise
+            if entry:
+                fresh[download.file.name] = entry
+                work.finished(download)
             if fresh and time.monotonic() - written > _WRITE_EVERY:
                 manifest.record(directory, shards=fresh)
                 fresh, written = {}, time.monotonic()
     finally:
         if fresh:
             manifest.record(directory, shards=fresh)
+
+
+def _advance(download: Download, directory: Path, expected: Expected, halt: threading.Event) -> manifest.Entry | None:
+    """Go on with one download; its entry for the manifest if it has got its own name by that."""
+    download.digest.follow(download.partial, halt)
+    if halt.is_set():
+        return None
+    if download.now:
+        return _finish(download, directory, download.now, expected)
+    if time.monotonic() - download.synced > SYNC_EVERY:
+        download.partial.sync()
+        download.synced = time.monotonic()
+    return None
 
 
 def _finish(download: Download, directory: Path, now: RemoteStat, expected: Expected) -> manifest.Entry:
@@ -99,12 +112,6 @@ def check_header(file: RemoteFile, path: Path, seen: ShardHeader | None) -> Shar
             f"{_where(file)} has another header than verify-remote saw", hint="run invoke verify-remote again"
         )
     return header
-
-
-def _sync_now_and_then(download: Download) -> None:
-    if time.monotonic() - download.synced > SYNC_EVERY:
-        download.partial.sync()
-        download.synced = time.monotonic()
 
 
 def _where(file: RemoteFile) -> str:
