@@ -40,7 +40,7 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int |
 def minute(timestamp: str) -> str:
     """An ISO 8601 time stamp as a table shows it, '' if it is none."""
     try:
-        return f"{datetime.fromisoformat(timestamp):%Y-%m-%d %H:%M}"
+        return f"{datetime.fromisoformat(timestamp.replace('Z', '+00:00')):%Y-%m-%d %H:%M}"
     except ValueError:
         return ""
 

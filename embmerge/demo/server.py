@@ -3,6 +3,7 @@
 import asyncio
 import asyncio.subprocess
 import threading
+import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,8 @@ class Server:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="sshd", daemon=True)
         self._acceptor: Any = None
+        self._logins: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._guests: set[asyncssh.SSHServerConnection] = set()
 
     def __enter__(self) -> "Server":  # noqa: PYI034  typing.Self came with Python 3.11
         self._thread.start()
@@ -87,7 +90,7 @@ class Server:
         self._acceptor = await asyncssh.listen(
             "127.0.0.1",
             self.port,
-            server_factory=self._accounts,
+            server_factory=self._guest,
             server_host_keys=[self.host_key],
             sftp_factory=self._home,
             process_factory=self._shell,
@@ -97,11 +100,25 @@ class Server:
         )
         self.port = self._acceptor.get_port()
 
+    def _guest(self) -> asyncssh.SSHServer:
+        """Who decides about one connection; that is remembered, to be hung up on."""
+        accounts = self._accounts()
+        made = accounts.connection_made
+
+        def remembered(conn: asyncssh.SSHServerConnection) -> None:
+            self._guests.add(conn)
+            made(conn)
+
+        accounts.connection_made = remembered  # type: ignore[method-assign]  # of this one object
+        return accounts
+
     async def _close(self) -> None:
         if self._acceptor is not None:
-            self._acceptor.close()
-            await self._acceptor.wait_closed()
+            self._acceptor.close()  # not waited for: since Python 3.12 that would be for the guests to leave
             self._acceptor = None
+        for guest in self._guests:
+            guest.abort()
+        self._guests.clear()
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
         await asyncio.sleep(0)
