@@ -190,6 +190,13 @@ def test_a_pickle_of_something_else_says_what_it_is():
         header_of(dumped([1, 2]))
 
 
+@pytest.mark.parametrize("junk", [b"PK\x03\x04 a zip file", b"V a text", b"I 12345"])
+def test_a_long_line_without_an_end_is_no_shard_cut_short(junk):
+    with pytest.raises(ShardError, match="is not a usable shard") as caught:
+        header_of(junk * 900)
+    assert not isinstance(caught.value, TruncatedShard)
+
+
 def test_a_shard_that_is_cut_short_is_told_apart():
     raw = dumped(shard_of(rows_of(4000, 64)))
     for end in (10, 1000, len(raw) // 2, len(raw) - 1):
