@@ -3,7 +3,6 @@
 import asyncio
 import asyncio.subprocess
 import threading
-import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
@@ -64,7 +63,6 @@ class Server:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="sshd", daemon=True)
         self._acceptor: Any = None
-        self._logins: weakref.WeakSet[Any] = weakref.WeakSet()
         self._guests: set[asyncssh.SSHServerConnection] = set()
 
     def __enter__(self) -> "Server":  # noqa: PYI034  typing.Self came with Python 3.11
