@@ -77,6 +77,7 @@ class Cluster:
         self._configured_dir = credentials.remote_dir or settings.remote_dir
         self._connection: fabric.Connection | None = None
         self._reached = False
+        self._kept: SftpChannel | None = None
 
     @property
     def address(self) -> str:
@@ -151,6 +152,7 @@ class Cluster:
     @contextmanager
     def sftp(self) -> Iterator[paramiko.SFTPClient]:
         """A client of paramiko's own on a session of its own, with every wait bounded."""
+        self._let_go()  # a server may grant one session at a time
         transport, limit = self.connection.transport, self._settings.stall_timeout
         try:
             with time_limit(transport, limit):
@@ -175,21 +177,33 @@ class Cluster:
         Raises `RemoteDataError` if it is missing (naming the nearest parent that exists), cannot be read, or holds no
         shard (naming what is there), and `ConnectionLost`.
         """
-        with self.sftp() as sftp:
-            directory, entries = self._entries(sftp)
+        directory, entries = self._listed() or self._listed_by_paramiko()
         shards, checkpoints, others = [], [], []
-        for entry in entries:
-            name, mode = entry.filename, entry.st_mode or 0
-            file = RemoteFile(
-                self.name, name, posixpath.join(directory, name), entry.st_size or 0, int(entry.st_mtime or 0)
-            )
-            if SHARD_NAME.fullmatch(name) and stat.S_ISREG(mode):
+        for name, facts in entries:
+            if isinstance(facts, OSError):
+                others.append(printable(name, 80))
+                continue
+            file = RemoteFile(self.name, name, posixpath.join(directory, name), facts.nbytes, facts.mtime)
+            if SHARD_NAME.fullmatch(name) and facts.regular:
                 shards.append(file)
-            elif _CHECKPOINT.fullmatch(name) and stat.S_ISREG(mode):
+            elif _CHECKPOINT.fullmatch(name) and facts.regular:
                 checkpoints.append(file)
             else:
-                others.append(printable(name, 80) + ("/" if stat.S_ISDIR(mode) else ""))
+                others.append(printable(name, 80) + ("/" if facts.directory else ""))
         return Listing(directory, tuple(sorted(shards, key=_number)), tuple(checkpoints), tuple(sorted(others)))
+
+    def _listed(self) -> tuple[str, list[tuple[str, RemoteStat | OSError]]] | None:
+        """The directory and what is in it, in few round trips; None where paramiko shall try, and find the words."""
+        if self._settings.transfer == "fast":
+            with suppress(WireError, OSError), self._channel() as channel:
+                directory, entries = channel.listing(self._configured_dir)
+                return directory, [entry for entry in entries if entry[0] not in (".", "..")]
+        return None
+
+    def _listed_by_paramiko(self) -> tuple[str, list[tuple[str, RemoteStat | OSError]]]:
+        with self.sftp() as sftp:
+            directory, entries = self._entries(sftp)
+        return directory, [(entry.filename, _facts(entry)) for entry in entries]
 
     def _entries(self, sftp: paramiko.SFTPClient) -> tuple[str, list[paramiko.SFTPAttributes]]:
         shown = printable(self._configured_dir)
@@ -202,7 +216,7 @@ class Cluster:
             if error.errno == errno.EACCES:
                 raise RemoteDataError(
                     f"{self.name}: the remote directory {shown} may not be read",
-                    hint=f"on the cluster: ls -ld {quote(shown)}; ask its owner for chmod +rx, or set another remote_dir",
+                    hint=f"on the cluster: ls -ld {quote(shown)}; ask for chmod +rx, or set another remote_dir",
                 ) from None
             if error.errno == errno.ENOENT or error.errno is None:
                 raise self._missing(sftp) from None
@@ -245,7 +259,7 @@ class Cluster:
     def look_again(self, files: Sequence[RemoteFile]) -> list[RemoteFile | None]:
         """The same files as they are now; None for one that is gone."""
         if self._settings.transfer == "fast":
-            with suppress(WireError), closing(self._channel()) as channel:
+            with suppress(WireError), self._channel() as channel:
                 answers = zip(files, channel.stats([file.path for file in files]), strict=True)
                 return [
                     replace(file, nbytes=answer.nbytes, mtime=answer.mtime) if isinstance(answer, RemoteStat) else None
@@ -257,11 +271,37 @@ class Cluster:
                 try:
                     facts = sftp.stat(file.path)
                     now.append(replace(file, nbytes=facts.st_size or 0, mtime=int(facts.st_mtime or 0)))
-                except FileNotFoundError:
+                except FileNotFoundError:  # noqa: PERF203  each file has its own fate
                     now.append(None)
         return now
 
-    def _channel(self) -> SftpChannel:
+    @contextmanager
+    def one_session(self) -> Iterator[None]:
+        """Ask everything in the body over one session where that can be: opening one takes three round trips."""
+        if self._settings.transfer != "fast":
+            yield
+            return
+        with suppress(WireError):
+            self._kept = self._open_channel()
+        try:
+            yield
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        kept, self._kept = self._kept, None
+        if kept:
+            kept.close()
+
+    @contextmanager
+    def _channel(self) -> Iterator[SftpChannel]:
+        if self._kept:
+            yield self._kept
+        else:
+            with closing(self._open_channel()) as channel:
+                yield channel
+
+    def _open_channel(self) -> SftpChannel:
         try:
             return SftpChannel(self.connection.transport, stall_timeout=self._settings.stall_timeout)
         except paramiko.ChannelException as error:
@@ -282,8 +322,7 @@ class Cluster:
         yield from self._headers_one_by_one(files)
 
     def _headers_at_once(self, files: Sequence[RemoteFile]) -> Iterator[tuple[RemoteFile, ShardHeader | ShardError]]:
-        channel = self._channel()
-        try:
+        with self._channel() as channel:
             known: dict[RemoteFile, dict[int, bytes]] = {file: {} for file in files}
             wanted = [(file, offset) for file in files for offset in {0, max(0, file.nbytes - _EDGE)}]
             found: dict[RemoteFile, ShardHeader | ShardError] = {}
@@ -308,8 +347,6 @@ class Cluster:
                     file,
                     found.get(file) or ShardError(f"{printable(file.name)}: its header is scattered all over it"),
                 )
-        finally:
-            channel.close()
 
     def _headers_one_by_one(self, files: Sequence[RemoteFile]) -> Iterator[tuple[RemoteFile, ShardHeader | ShardError]]:
         with self.sftp() as sftp:
@@ -317,7 +354,7 @@ class Cluster:
                 try:
                     with sftp.open(file.path, "rb", 4096) as remote:
                         yield file, self._header(remote, file)
-                except OSError as error:
+                except OSError as error:  # noqa: PERF203  each file has its own fate
                     if isinstance(error, TimeoutError | ConnectionError):
                         raise
                     yield file, self._unreadable(file, error)
@@ -382,6 +419,13 @@ class _Blocks(io.RawIOBase):
             if offset <= self._at < offset + _EDGE and len(block) < _EDGE:
                 return b""  # the file ended earlier than the listing said
         raise _Unknown(self._at)
+
+
+def _facts(entry: paramiko.SFTPAttributes) -> RemoteStat:
+    mode = entry.st_mode or 0
+    return RemoteStat(
+        entry.st_size or 0, int(entry.st_mtime or 0), regular=stat.S_ISREG(mode), directory=stat.S_ISDIR(mode)
+    )
 
 
 def _number(file: RemoteFile) -> tuple[int, ...]:

@@ -28,24 +28,26 @@ from embmerge.remote.inbox import DATA, VERSION, VERSION_ID, Inbox, Read, Reply,
 
 __all__ = ["Read", "RemoteStat", "SftpChannel", "Sink", "WireError"]
 
-INIT, OPEN, CLOSE, READ, STAT = 1, 3, 4, 5, 17
-STATUS, HANDLE, ATTRS = 101, 102, 105
+INIT, OPEN, CLOSE, READ, OPENDIR, READDIR, REALPATH, STAT = 1, 3, 4, 5, 11, 12, 16, 17
+STATUS, HANDLE, NAME, ATTRS = 101, 102, 104, 105
 
 LARGEST_READ = 255 * 1024  # OpenSSH answers at most 256 KB, headers included
 SMALLEST_READ = 32 * 1024  # every server answers that
 WINDOW = 8 << 20  # what a server may send before we say that it arrived: no brake, even on a far line
 
 _SSH_FX_EOF = 1
+_EXTENDED = 0x80000000  # attributes that we do not know follow
 _ERRNO = {2: errno.ENOENT, 3: errno.EACCES, 8: errno.EOPNOTSUPP}  # SSH_FX_…; anything else is an I/O error
 
 
 @dataclass(frozen=True)
 class RemoteStat:
-    """What the server says about a path: bytes, whole seconds since 1970, whether it is a regular file."""
+    """What the server says about a path: bytes, whole seconds since 1970, whether it is a regular file or a folder."""
 
     nbytes: int
     mtime: int
     regular: bool
+    directory: bool = False
 
 
 Item = TypeVar("Item")
@@ -139,6 +141,31 @@ class SftpChannel:
     def stats(self, paths: Sequence[str]) -> list[RemoteStat | OSError]:
         """What each of `paths` is now, in one round trip."""
         return self._gather(self.stat, paths)
+
+    def listing(self, path: str) -> tuple[str, list[tuple[str, RemoteStat | OSError]]]:
+        """The absolute path of a directory, and what is in it, in a few round trips. Raises `OSError`."""
+        answers: dict[str, Any] = {}
+        raw = _text(os.fsencode(path))
+        self._ask(REALPATH, raw, partial(answers.__setitem__, "path"))
+        self._ask(OPENDIR, raw, partial(answers.__setitem__, "handle"))
+        while len(answers) < 2:  # noqa: PLR2004  both
+            self.wait(self._stall_timeout)
+        if answers["handle"].kind != HANDLE:
+            raise _error(answers["handle"], path)
+        if answers["path"].kind != NAME:
+            raise _error(answers["path"], path)
+        handle = _handle(answers["handle"])
+        found: list[tuple[str, RemoteStat | OSError]] = []
+        while True:  # one part after the other: not every server answers two questions about a handle at once
+            (reply,) = self._gather(lambda opened, then: self._ask(READDIR, _text(opened), then), [handle])
+            if reply.kind != NAME:
+                break
+            found += _names(reply)
+        self.close_file(handle)
+        error = _error(reply, path)
+        if error.errno != errno.ENODATA:
+            raise error
+        return _names(answers["path"])[0][0], found
 
     def read_blocks(self, blocks: Sequence[tuple[str, int, int]]) -> list[bytes | OSError]:
         """The bytes of each block (path, offset, length), all in two round trips; fewer bytes where a file ends.
@@ -245,17 +272,47 @@ def _handle(reply: Reply) -> bytes:
     return reply.body[4 : 4 + int.from_bytes(reply.body[:4], "big")]
 
 
+def _names(reply: Reply) -> list[tuple[str, RemoteStat | OSError]]:
+    """The names of a reply, each with its attributes. A reply that is cut short is no SFTP."""
+    names = []
+    try:
+        (count,), at = struct.unpack_from(">I", reply.body), 4
+        for _ in range(count):
+            texts = []
+            for _text_of in ("name", "what ls shows"):
+                (length,) = struct.unpack_from(">I", reply.body, at)
+                texts.append(reply.body[at + 4 : at + 4 + length])
+                at += 4 + length
+            facts, at = _attributes(reply.body, at)
+            names.append((os.fsdecode(bytes(texts[0])), facts))
+    except struct.error as error:
+        raise WireError("a list of names that is cut short") from error
+    return names
+
+
 def _stat(reply: Reply) -> RemoteStat | OSError:
-    """The attributes of a reply; size, mode and times must be among them."""
-    flags, at = int.from_bytes(reply.body[:4], "big"), 4
+    """The attributes of a reply."""
+    return _attributes(reply.body, 0)[0]
+
+
+def _attributes(body: bytes, at: int) -> tuple[RemoteStat | OSError, int]:
+    """The attributes at `at` and where they end; size, mode and times must be among them."""
+    flags, at = int.from_bytes(body[at : at + 4], "big"), at + 4
     fields: dict[int, tuple[int, ...]] = {}
     for flag, layout in ((1, ">Q"), (2, ">II"), (4, ">I"), (8, ">II")):  # size, owner, mode, times
         if flags & flag:
-            fields[flag] = struct.unpack_from(layout, reply.body, at)
+            fields[flag] = struct.unpack_from(layout, body, at)
             at += struct.calcsize(layout)
+    if flags & _EXTENDED:
+        (count,) = struct.unpack_from(">I", body, at)
+        at += 4
+        for _ in range(2 * min(count, len(body))):
+            at += 4 + struct.unpack_from(">I", body, at)[0]
     if not all(flag in fields for flag in (1, 4, 8)):
-        return OSError(errno.EIO, "the server does not tell size, mode and times")
-    return RemoteStat(nbytes=fields[1][0], mtime=fields[8][1], regular=stat.S_ISREG(fields[4][0]))
+        return OSError(errno.EIO, "the server does not tell size, mode and times"), at
+    mode = fields[4][0]
+    facts = RemoteStat(fields[1][0], fields[8][1], regular=stat.S_ISREG(mode), directory=stat.S_ISDIR(mode))
+    return facts, at
 
 
 def _error(reply: Reply, path: str) -> OSError:

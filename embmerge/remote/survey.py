@@ -90,7 +90,9 @@ def survey(clusters: Sequence[Cluster], terms: Terms, *, observer: Observer = ig
 
     What is wrong on a cluster, or with its connection, is in the result. Raises `Interrupted` when `stop` is set.
     """
-    looks = {cluster.name: partial(cluster.working, partial(_look, cluster, observer)) for cluster in clusters}
+    looks = {
+        cluster.name: partial(cluster.working, partial(_look_in_one_session, cluster, observer)) for cluster in clusters
+    }
     outcomes = together(looks, stop=stop, halt=threading.Event())
     surveys = []
     for name, outcome in outcomes.items():
@@ -101,6 +103,11 @@ def survey(clusters: Sequence[Cluster], terms: Terms, *, observer: Observer = ig
             surveys.append(outcome)
     order = [cluster.name for cluster in clusters]
     return judge(sorted(surveys, key=lambda each: order.index(each.cluster)), terms)
+
+
+def _look_in_one_session(cluster: Cluster, observer: Observer) -> ClusterSurvey:
+    with cluster.one_session():
+        return _look(cluster, observer)
 
 
 def _look(cluster: Cluster, observer: Observer) -> ClusterSurvey:

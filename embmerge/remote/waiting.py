@@ -82,7 +82,7 @@ def survey_when_done(
         found = survey(clusters, terms, observer=_except_failures(observer, failures), stop=stop)
         left = deadline - clock()
         lost = any(isinstance(each.error, ConnectionLost) for each in found.clusters)
-        if not (lost and workers):  # a line that dropped between two looks is opened again for the next
+        if left > 0 and not (lost and workers):  # a line that dropped between two looks is opened again for the next
             workers = _at_work(clusters, found)
         if left <= 0 or not workers:
             for failure in failures:
