@@ -2,14 +2,17 @@
 
 import io
 import os
+import threading
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from embmerge.atomic import sync
 from embmerge.errors import DiskError
 from embmerge.mergedfile.jsontext import damaged
 from embmerge.plaintext import printable
@@ -17,7 +20,8 @@ from embmerge.plaintext import printable
 if TYPE_CHECKING:
     from embmerge.mergedfile import Merged
 
-BLOCK = 8 << 20  # bytes read or checked at once
+BLOCK = 2 << 20  # bytes read or checked at once
+_SYNCED = 64 << 20  # bytes written before the disk is asked to begin with them
 
 
 class RowSink:
@@ -30,6 +34,8 @@ class RowSink:
         self.rows = 0
         self.nbytes = 0
         self.checksum = 0
+        self._synced = 0
+        self._syncing: threading.Thread | None = None
 
     def write(self, rows: npt.NDArray[Any]) -> None:
         """Append `rows`, (n, dim) of any byte order."""
@@ -40,6 +46,18 @@ class RowSink:
         self.checksum = zlib.crc32(raw, self.checksum)
         self.rows += len(rows)
         self.nbytes += len(raw)
+        self._sync_behind()
+
+    def _sync_behind(self) -> None:
+        """Have the disk begin while rows still come, so that the sync in the end finds little to do.
+
+        The thread has the file open by itself: an error that the disk reports to it is reported to the last sync, too.
+        """
+        due = self.nbytes - self._synced >= _SYNCED and isinstance(self._file.name, str)
+        if due and not (self._syncing and self._syncing.is_alive()):
+            self._synced = self.nbytes
+            self._syncing = threading.Thread(target=_try_sync, args=(Path(self._file.name),), daemon=True)
+            self._syncing.start()
 
 
 class RowSource:
@@ -106,6 +124,11 @@ def read_back(written: "Merged", sink: RowSink, articles: int | None = None) -> 
     same = written.shape[0] == sink.rows and checksum == sink.checksum
     if not same or (articles is not None and sum(1 for _ in written.articles()) != articles):
         raise not_as_written(written.path)
+
+
+def _try_sync(path: Path) -> None:
+    with suppress(OSError):  # gone, since the merge ended early; or told to the last sync
+        sync(path)
 
 
 def not_as_written(path: Path) -> DiskError:
