@@ -8,7 +8,7 @@ import pytest
 
 from embmerge.demo.server import Home
 from embmerge.errors import ConnectError, RemoteDataError, ShardError, TruncatedShard
-from tests.servers import PASSWORD, Login, Sshd, embedded
+from tests.servers import PASSWORD, Login, Sshd, embedded, make_key
 from tests.shards import dumped, make_shard, rows_of, shard_of
 
 both_ways = pytest.mark.parametrize("transfer", ["fast", "plain"])
@@ -208,3 +208,28 @@ def test_nothing_is_connected_before_connect(desk):
     desk.write()
     with pytest.raises(ConnectError, match="a is not connected"):
         _ = desk.cluster().connection
+
+
+def test_both_ways_list_the_same_of_openssh(tmp_path, desk):
+    key = make_key(tmp_path / "keys" / "mine")
+    with Sshd(tmp_path, keys=[key]) as sshd:
+        for number in range(250):  # more than one answer holds
+            (sshd.home / f"cluster0_gpu{number}.pkl").write_bytes(b"x" * number)
+        (sshd.home / "cluster1_gpu0.pkl").symlink_to("cluster0_gpu1.pkl")
+        (sshd.home / "cluster1_gpu1.pkl").mkdir()
+        desk.write(port=sshd.port, username=sshd.user, key_file=str(key), remote_dir=".")
+        fast, plain = (desk.connected(transfer=way).listing() for way in ("fast", "plain"))
+    assert fast == plain
+    assert len(fast.shards) == 250
+    assert fast.others == ("cluster1_gpu0.pkl", "cluster1_gpu1.pkl/")
+
+
+def test_a_look_in_one_session_opens_one(remote, desk):
+    make_shard(remote, rows_of(40), cluster=0, gpu=0)
+    cluster = desk.connected()
+    before = cluster.connection.transport._channel_counter
+    with cluster.one_session():
+        files = cluster.listing().shards
+        assert [header.rows for _, header in cluster.headers(files)] == [40]
+        assert cluster.look_again(files) == list(files)
+    assert cluster.connection.transport._channel_counter == before + 1
