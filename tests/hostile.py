@@ -324,10 +324,10 @@ def _machine():
         "a global of an escape": b"c\x1b[2J\nx\n",
         "a number beyond a float": number(10**320),
         "NaN": b"G\x7f\xf8" + b"\0" * 6,
-        "deep tuples": b")" + b"\x85" * 60000,
-        "deep lists": b"]" * 30000 + b"a" * 29999,
+        "deep tuples": b")" + b"\x85" * 20000,
+        "deep lists": b"]" * 10000 + b"a" * 9999,
         "deep dicts": b"}" + b"N}" * 9000 + b"s" * 9000,
-        "a deep tuple as a key": b"})" + b"\x85" * 50000 + b"K\1s",
+        "a deep tuple as a key": b"})" + b"\x85" * 20000 + b"K\1s",
         "a list in itself": b"]\x94h\0a",
         "a list as a key": b"}]K\1s",
         "shared tuples, exponentially many": b")"
@@ -335,7 +335,7 @@ def _machine():
         "many small values": b"](" + b"N" * 70000 + b"e",
         "many long values": b"](" + (text("x" * 5000) * 40) + b"e",
         "colliding keys": b"}(" + b"".join(number(n * ((1 << 61) - 1)) + b"N" for n in range(1, 3000)) + b"u",
-        "marks without end": b"(" * 60000,
+        "marks without end": b"(" * 20000,
     }.items():
         yield name, shard(extra=opcodes)
         if len(opcodes) < 100:
@@ -412,7 +412,7 @@ def _articles():
         "text of 4 GB": b"X\xff\xff\xff\xff",
         "bytes of 2**63-1": b"\x8e" + struct.pack("<Q", (1 << 63) - 1),
         "a huge long": b"\x8b\xff\xff\xff\x7f",
-        "deep lists": b"]" * 20_000 + b"a" * 19_999,
+        "deep lists": b"]" * 9_000 + b"a" * 8_999,
         "deep tuples": b")" + b"\x85" * 20_000,
         "a mark": b"(",
         "marks": b"(" * 20_000,
@@ -443,8 +443,8 @@ def _articles():
     yield "an append to a dict", b"\x80\x04}(" + item(**fine) + b"e."
     yield "a list appended to itself", b"\x80\x04]\x94h\0a."
     yield (
-        "one article a million times",
-        b"\x80\x04]\x94" + item(**fine) + b"\x94" + b"(" + b"h\1" * 100_000 + b"e" + b".",
+        "one article twenty thousand times",
+        b"\x80\x04]\x94" + item(**fine) + b"\x94" + b"(" + b"h\1" * 20_000 + b"e" + b".",
     )
     yield "something after the end", b"\x80\x04" + good + b".x"
     yield "two pickles", (b"\x80\x04" + good + b".") * 2
