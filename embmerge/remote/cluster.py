@@ -1,7 +1,6 @@
 """One cluster: its connection, what lies in its remote directory, and the headers of the shards there."""
 
 import errno
-import io
 import posixpath
 import re
 import stat
@@ -18,6 +17,7 @@ import paramiko
 from embmerge.errors import ConnectError, ConnectionLost, RemoteDataError, ShardError, Unreached
 from embmerge.events import Connected, Connecting, Observer, ignore
 from embmerge.plaintext import printable
+from embmerge.remote.blocks import EDGE, Blocks, Unknown
 from embmerge.remote.credentials import Credentials
 from embmerge.remote.login import Ask, Door
 from embmerge.remote.retry import persistently
@@ -26,7 +26,6 @@ from embmerge.settings import Settings
 from embmerge.shard import SHARD_NAME, ShardHeader, read_header
 
 _CHECKPOINT = re.compile(r"cluster\d{1,9}_gpu\d{1,9}_checkpoint_\d{1,12}\.pkl")
-_EDGE = 8 << 10  # bytes at either end of a shard; its header lies in there
 _ROUNDS = 8  # of further blocks for shards that are laid out otherwise
 _SHOWN = 5  # names in a message
 _AT_FIRST = 1  # retries of a host that was never reached
@@ -324,10 +323,10 @@ class Cluster:
     def _headers_at_once(self, files: Sequence[RemoteFile]) -> Iterator[tuple[RemoteFile, ShardHeader | ShardError]]:
         with self._channel() as channel:
             known: dict[RemoteFile, dict[int, bytes]] = {file: {} for file in files}
-            wanted = [(file, offset) for file in files for offset in {0, max(0, file.nbytes - _EDGE)}]
+            wanted = [(file, offset) for file in files for offset in {0, max(0, file.nbytes - EDGE)}]
             found: dict[RemoteFile, ShardHeader | ShardError] = {}
             for _round in range(_ROUNDS):
-                answers = channel.read_blocks([(file.path, offset, _EDGE) for file, offset in wanted])
+                answers = channel.read_blocks([(file.path, offset, EDGE) for file, offset in wanted])
                 for (file, offset), answer in zip(wanted, answers, strict=True):
                     if isinstance(answer, OSError):
                         found[file] = self._unreadable(file, answer)
@@ -337,8 +336,8 @@ class Cluster:
                 for file in files:
                     if file not in found:
                         try:
-                            found[file] = self._header(_Blocks(known[file], file.nbytes), file)
-                        except _Unknown as block:
+                            found[file] = self._header(Blocks(known[file], file.nbytes), file)
+                        except Unknown as block:
                             wanted.append((file, block.offset))
                 if not wanted:
                     break
@@ -371,54 +370,6 @@ class Cluster:
         return ShardError(
             f"{printable(file.name)} cannot be read: {why}", hint=f"on the cluster: ls -l {quote(printable(file.path))}"
         )
-
-
-class _Unknown(Exception):
-    """A block that was not fetched yet."""
-
-    def __init__(self, offset: int) -> None:
-        super().__init__(offset)
-        self.offset = offset
-
-
-class _Blocks(io.RawIOBase):
-    """A file of which some blocks are known: reading any other raises `_Unknown`."""
-
-    def __init__(self, blocks: dict[int, bytes], nbytes: int) -> None:
-        self._blocks, self._nbytes, self._at = blocks, nbytes, 0
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset if whence == io.SEEK_SET else self._at + offset
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        size = min(size, self._nbytes - self._at) if size >= 0 else self._nbytes - self._at
-        read = b""
-        while size > 0:
-            part = self._part(size)
-            if not part:
-                break
-            read += part
-            size -= len(part)
-            self._at += len(part)
-        return read
-
-    def readline(self, size: int | None = -1) -> bytes:
-        line = b""
-        while not line.endswith(b"\n") and len(line) < (size or 0) and (character := self.read(1)):
-            line += character
-        return line
-
-    def _part(self, size: int) -> bytes:
-        for offset, block in self._blocks.items():
-            if offset <= self._at < offset + len(block):
-                return block[self._at - offset : self._at - offset + size]
-            if offset <= self._at < offset + _EDGE and len(block) < _EDGE:
-                return b""  # the file ended earlier than the listing said
-        raise _Unknown(self._at)
 
 
 def _facts(entry: paramiko.SFTPAttributes) -> RemoteStat:
