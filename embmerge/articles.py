@@ -70,6 +70,10 @@ def first_article(path: Path) -> dict[str, Any] | None:
 
 
 def _batches(path: Path) -> Iterator[list[bytes]]:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise LocalDataError(
+            f"cannot read the articles file {path}: it is no regular file", hint="name another with --articles"
+        )
     try:
         with path.open("rb", buffering=0) as file:
             yield from walk_articles(file)

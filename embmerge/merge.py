@@ -40,6 +40,7 @@ from embmerge.quality import NormFigures, Quality
 from embmerge.shard import ShardHeader, addressable, read_rows
 
 _BLOCK = 2 << 20  # bytes of rows in memory at once; larger ones are new pages from the system each time
+_DTYPES = ("float16", "float32", "float64")
 _HASHED = 1 << 20  # bytes hashed at once
 _SWITCH = 0.0002  # seconds that the thread which reads articles keeps Python's lock while others want it
 
@@ -82,10 +83,13 @@ def merge(
     is told what happens (`embmerge.events`). Peak memory is some 150 MB and the titles, whatever the number of rows.
 
     Raises `LocalDataError` (shards that do not fit together, articles, NaN or Inf), `ShardError` (a shard that cannot
-    be read), `DiskError` (full, not writable), `UsageError` (an unknown suffix). A KeyboardInterrupt leaves nothing.
+    be read), `DiskError` (full, not writable), `UsageError` (an unknown suffix or dtype, an `output` that is one of the
+    inputs). A KeyboardInterrupt leaves nothing.
     """
     began = time.monotonic()
     check_suffix(output)
+    if dtype not in {None, *_DTYPES}:
+        raise UsageError(f"{printable(dtype)} is no dtype to convert to", hint=f"choose one of {', '.join(_DTYPES)}")
     _check_apart(output, (articles, *shards))
     observer(MergeStarted(len(shards)))
     with _working() as (pool, stop):

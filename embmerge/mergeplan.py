@@ -59,6 +59,9 @@ def read_sources(paths: Sequence[Path], clusters: Mapping[str, str], observer: O
     """All headers, or one error that names every shard that has none."""
     shards, problems = [], []
     for index, path in enumerate(paths, 1):
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            problems.append(ShardError(f"cannot read {path}: it is no regular file", hint="move it away"))
+            continue
         try:
             with path.open("rb") as file:
                 seen = _identity(file)

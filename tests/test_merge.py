@@ -1,4 +1,5 @@
 import hashlib
+import os
 import pickle
 import shutil
 import time
@@ -249,6 +250,18 @@ def test_a_missing_shard_is_named(tmp_path):
     shards, articles, _ = make_dataset(tmp_path)
     shards[1].unlink()
     assert shards[1].name in refused(tmp_path, shards, articles, ShardError).message
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    shards, articles, _ = make_dataset(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    assert "no regular file" in refused(tmp_path, shards, tmp_path / "pipe").message
+    assert "no regular file" in refused(tmp_path, [*shards, tmp_path / "pipe"], articles, ShardError).message
+
+
+def test_a_dtype_that_is_no_float_is_refused(tmp_path):
+    shards, articles, _ = make_dataset(tmp_path)
+    assert "int8" in refused(tmp_path, shards, articles, UsageError, dtype="int8").message
 
 
 def test_no_shards_at_all(tmp_path):
