@@ -87,7 +87,7 @@ class HostKeyAccepted(ClusterEvent):
 
 @dataclass(frozen=True)
 class Connected(ClusterEvent):
-    """Logged in; `remote_dir` is absolute."""
+    """Logged in; `remote_dir` is as configured."""
 
     remote_dir: str
 
