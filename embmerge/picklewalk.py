@@ -1,71 +1,35 @@
 """Understand a pickle of plain values and numpy arrays without unpickling it.
 
 The opcodes are decoded by `pickletools` and interpreted on a small stack of our own. Nothing that the file names is
-imported or called: the few globals that numpy and the plain types write are understood here, every other one is
-refused by name. A long value is seeked over; where it lies is remembered. What is kept is bounded by `BUDGET`, so
-a hostile file costs no more time or memory than an honest one.
+imported or called: the few globals that numpy and the plain types write are understood (`picklevalues`), every other
+one is refused by name. A long value is seeked over; where it lies is remembered. What is kept is bounded by `BUDGET`,
+so a hostile file costs no more time or memory than an honest one.
 
-Opcodes as in CPython's Lib/pickletools.py (protocols 2 to 5); numpy's spellings as in numpy/_core/src/multiarray,
-methods.c (array_reduce, array_reduce_ex_picklebuffer) and descriptor.c (arraydescr_reduce) of 1.17 to 2.x.
+Opcodes as in CPython's Lib/pickletools.py, protocols 2 to 5.
 """
 
-import math
 import pickletools
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
-import numpy as np
-
+from embmerge.picklevalues import (
+    ARRAY_KINDS,
+    CALLS,
+    Array,
+    Dtype,
+    Global,
+    Inert,
+    Raw,
+    Refused,
+    Truncated,
+    described,
+    expect,
+)
 from embmerge.plaintext import printable
 
 BUDGET = 64 << 10  # bytes of opcodes and short values; an honest shard has less than 2 KB of them
 KEEP = 4 << 10  # a value longer than this is passed over
 _LONGEST_LINE = 256  # bytes of a line that an opcode of protocol 0 reads
-
-
-class Refused(ValueError):
-    """Not a pickle this reader understands, or one it does not trust."""
-
-
-class Truncated(Refused):
-    """The file ends before the pickle does."""
-
-
-class Raw(bytes):
-    """Bytes of the file: where they lie, and their content if that is short enough to keep (else empty).
-
-    `text`: they lie there as the UTF-8 of latin-1 text, as protocol 2 has it.
-    """
-
-    offset: int
-    nbytes: int
-    text: bool
-
-    def __new__(cls, content: bytes, offset: int, nbytes: int, *, text: bool = False) -> "Raw":  # noqa: PYI034  typing.Self came with Python 3.11
-        """Remember where `content` was found."""
-        raw = super().__new__(cls, content)
-        raw.offset, raw.nbytes, raw.text = offset, nbytes, text
-        return raw
-
-    def __len__(self) -> int:
-        """How many there are in the file: pickletools compares this with what it asked for."""
-        return self.nbytes
-
-
-@dataclass
-class Array:
-    """An array in the file: its form, and its bytes. `dtype` is None as long as the file has not described it."""
-
-    shape: tuple[int, ...] = ()
-    dtype: "np.dtype[Any] | None" = None
-    order: Literal["C", "F"] = "C"
-    raw: Raw | None = None
-
-
-class Inert:
-    """A value that is understood to be harmless and is not needed, such as a date."""
 
 
 def walk(file: BinaryIO, nbytes: int, *, budget: int = BUDGET, until: str | None = None) -> Any:
@@ -123,115 +87,6 @@ class _Window:
         if self._left < 0:
             raise Refused("too many small values: the rows are not one numpy array")
         return short
-
-
-# --- what numpy and the plain types write -----------------------------------------------------------------------------
-
-_SIMPLE_DTYPE = re.compile(r"[<>=|]?(?:\?|b1|[iuf][1248]|f16|c8|c16|c32|[SUV]\d{1,4}|[mM]8)")
-
-
-def expect(ok: object, what: str, value: object) -> None:
-    """Refuse the file unless `ok`; `value` is shown only if it is text or a number."""
-    if not ok:
-        raise Refused(f"unexpected {what}: {printable(value, 60)}")
-
-
-@dataclass
-class _Dtype:
-    """A numpy dtype; its byte order may still come."""
-
-    numpy: "np.dtype[Any]"
-
-
-def _dtype(code: object, *_flags: object) -> _Dtype:
-    expect(type(code) is str and _SIMPLE_DTYPE.fullmatch(code), "dtype", code)
-    return _Dtype(np.dtype(str(code)))
-
-
-def _array(shape: object, dtype: object, raw: object, order: object = "C") -> Array:
-    return _described(Array(), shape, dtype, raw, order)
-
-
-def _reconstruct(kind: object, *_placeholder: object) -> Array:
-    expect(isinstance(kind, _Global) and kind.name in _ARRAY_KINDS, "kind of array", kind)
-    return Array()
-
-
-def _described(array: Array, shape: Any, dtype: Any, raw: Any, order: Any) -> Array:
-    plain = type(shape) is tuple and len(shape) <= 32 and all(type(n) is int and 0 <= n < 1 << 48 for n in shape)  # noqa: PLR2004  numpy's own limits
-    expect(plain, "shape", shape)
-    expect(type(dtype) is _Dtype, "dtype", dtype)
-    expect(type(raw) is Raw, "array data", raw)
-    need = math.prod(shape) * dtype.numpy.itemsize
-    fits = need <= raw.nbytes <= 2 * need if raw.text else raw.nbytes == need
-    expect(fits, f"number of bytes in an array that needs {need:,}", raw.nbytes)
-    array.shape, array.dtype, array.raw = shape, dtype.numpy, raw
-    array.order = "F" if order == "F" else "C"
-    return array
-
-
-def _scalar(dtype: object, raw: object) -> Any:
-    if not isinstance(dtype, _Dtype) or dtype.numpy.kind not in "biuf" or not isinstance(raw, Raw):
-        return Inert()
-    expect(raw.nbytes == dtype.numpy.itemsize and bytes.__len__(raw) == raw.nbytes, "scalar", raw.nbytes)
-    return np.frombuffer(raw, dtype.numpy, count=1)[0].item()
-
-
-def _encode(text: object, codec: object = "latin1") -> Raw:
-    expect(type(codec) is str and codec in {"latin1", "latin-1"} and type(text) in {str, Raw}, "codec", codec)
-    if isinstance(text, str):
-        content = text.encode("latin-1")
-        return Raw(content, -1, len(content))
-    assert isinstance(text, Raw)
-    return Raw(b"", text.offset, text.nbytes, text=True)
-
-
-def _bytes(*args: object) -> Raw:
-    content = args[0] if args else Raw(b"", -1, 0)
-    if isinstance(content, str):
-        return _encode(*args)
-    expect(type(content) is Raw, "bytes", content)
-    assert isinstance(content, Raw)
-    return content
-
-
-def _ordered(*pairs: object) -> dict[Any, Any]:
-    expect(not pairs, "pairs of a dict", len(pairs))  # picklers set its items later; these would be hashed here
-    return {}
-
-
-def _inert(*_args: object) -> Inert:
-    return Inert()
-
-
-_ARRAY_KINDS = {"numpy.ndarray", "numpy.memmap", "numpy.core.memmap.memmap", "numpy._core.memmap.memmap"}
-_CALLS: dict[str, Callable[..., Any]] = {
-    "numpy.dtype": _dtype,
-    "numpy.ndarray": _array,
-    "_codecs.encode": _encode,
-    "collections.OrderedDict": _ordered,
-    "datetime.datetime": _inert,
-    "datetime.date": _inert,
-    "datetime.timedelta": _inert,
-    "datetime.timezone": _inert,
-}
-for _core in ("numpy.core", "numpy._core"):
-    _CALLS[f"{_core}.multiarray._reconstruct"] = _reconstruct
-    _CALLS[f"{_core}.multiarray.scalar"] = _scalar
-    _CALLS[f"{_core}.numeric._frombuffer"] = lambda raw, dtype, shape, order: _array(shape, dtype, raw, order)
-for _builtins in ("builtins", "__builtin__"):
-    _CALLS |= {f"{_builtins}.bytes": _bytes, f"{_builtins}.bytearray": _bytes}
-    _CALLS |= {f"{_builtins}.{name}": _inert for name in ("complex", "set", "frozenset")}
-
-
-@dataclass(frozen=True)
-class _Global:
-    """A name in the file that is known here."""
-
-    name: str
-
-
-# --- the machine ------------------------------------------------------------------------------------------------------
 
 
 class _Mark:
@@ -343,9 +198,9 @@ class _Machine:
 
     def _reduce(self, _argument: None) -> None:
         arguments, function = self._pop(), self._pop()
-        expect(type(function) is _Global and type(arguments) is tuple, "call of", function)
-        expect(function.name in _CALLS, "call of", function.name)
-        self._stack.append(_CALLS[function.name](*arguments))
+        expect(type(function) is Global and type(arguments) is tuple, "call of", function)
+        expect(function.name in CALLS, "call of", function.name)
+        self._stack.append(CALLS[function.name](*arguments))
 
     def _build(self, _argument: None) -> None:
         state = self._pop()
@@ -353,9 +208,9 @@ class _Machine:
         expect(type(state) is tuple, "state", state)
         if type(built) is Array and built.dtype is None:
             _version, shape, dtype, fortran, raw = state
-            _described(built, shape, dtype, raw, "F" if fortran else "C")
+            described(built, shape, dtype, raw, "F" if fortran else "C")
         else:
-            expect(type(built) is _Dtype and state[2:5] == (None,) * 3, "state", state)
+            expect(type(built) is Dtype and state[2:5] == (None,) * 3, "state", state)
             order = state[1]
             expect(type(order) is str and order in {"<", ">", "|", "="}, "byte order", order)
             built.numpy = built.numpy.newbyteorder(order)
@@ -363,9 +218,9 @@ class _Machine:
     def _name(self, module: object, name: object) -> None:
         expect(type(module) is str and type(name) is str, "name", module)
         full = f"{module}.{name}"
-        if full not in _CALLS and full not in _ARRAY_KINDS:
+        if full not in CALLS and full not in ARRAY_KINDS:
             raise Refused(f"it names {printable(full, 80)}, which no shard needs: a file that may run code is not read")
-        self._stack.append(_Global(full))
+        self._stack.append(Global(full))
 
     def _extend(self, items: list[Any]) -> None:
         expect(type(self._top()) is list, "list", self._top())

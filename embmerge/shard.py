@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from embmerge.errors import LocalDataError, ShardError, TruncatedShard
-from embmerge.picklewalk import Array, Raw, Refused, Truncated, walk
+from embmerge.picklevalues import Array, Raw, Refused, Truncated
+from embmerge.picklewalk import walk
 from embmerge.plaintext import printable
 
 SHARD_NAME = re.compile(r"cluster(\d{1,9})_gpu(\d{1,9})\.pkl")

@@ -10,7 +10,7 @@ from embmerge.console.results import render
 from embmerge.errors import ConnectError
 from embmerge.inspection import ArticlesInspection, FolderInspection, MergedInspection, ShardInspection
 from embmerge.merge import MergeResult
-from embmerge.picklewalk import Array
+from embmerge.picklevalues import Array
 from embmerge.quality import NormFigures
 from embmerge.remote.cluster import RemoteFile
 from embmerge.remote.ladder import DoctorResult, Rung

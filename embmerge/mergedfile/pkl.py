@@ -26,7 +26,8 @@ from embmerge.articles import Articles
 from embmerge.articlewalk import KEYS, decode, encode, record
 from embmerge.mergedfile.jsontext import check_article, check_metadata, damaged
 from embmerge.mergedfile.rawrows import BLOCK, RowSink, RowSource, not_as_written, read_back
-from embmerge.picklewalk import Array, Refused, walk
+from embmerge.picklevalues import Array, Refused
+from embmerge.picklewalk import walk
 
 _METADATA_LIMIT = 4 << 20  # bytes; some thousand shards
 _BATCH = 1000  # articles that one APPENDS takes, as in pickle itself
