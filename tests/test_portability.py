@@ -4,6 +4,7 @@ They lie in the folder that EMBMERGE_TEST_CACHE names, or in ~/.cache/embmerge-t
 tests skip and say so; with CI set they fail.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -83,7 +84,9 @@ def environment(version):
             shutil.rmtree(making, ignore_errors=True)
             why = f"numpy {version} cannot be installed here: {made.stderr.decode(errors='replace').strip()[-200:]}"
             (pytest.fail if os.environ.get("CI") else pytest.skip)(why)
-        making.rename(place)
+        with contextlib.suppress(OSError):  # another process of the same run was quicker
+            making.rename(place)
+        shutil.rmtree(making, ignore_errors=True)
     return place
 
 
