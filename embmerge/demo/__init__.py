@@ -87,7 +87,10 @@ def clusters(folder: Path, size: Size, say: Callable[[str], None]) -> Iterator[l
 def _typed(folder: Path, task: str) -> str:
     """What a person types to run `task` in `folder`; Invoke looks for tasks.py in the folders above by itself."""
     beyond = "" if folder.resolve().is_relative_to(_ROOT) else f"--search-root {quote(str(_ROOT))} "
-    return f"cd {quote(str(folder))} && invoke {beyond}{task}"
+    own, found = Path(sys.executable).with_name("invoke"), shutil.which("invoke")
+    known = found is not None and own.exists() and Path(found).samefile(own)  # an activated environment
+    command = "invoke" if known or not own.exists() else quote(os.path.relpath(own, folder))
+    return f"cd {quote(str(folder))} && {command} {beyond}{task}"
 
 
 def _invoke(folder: Path, *arguments: str) -> int:
