@@ -17,6 +17,7 @@ from embmerge.plaintext import printable, size
 
 _MARK = re.compile(r"\w+-(?P<pid>\d{1,9})-\d+\.tmp")
 _numbers = iter(range(1 << 62))
+_mine: set[str] = set()  # marks of the temporaries that this process is writing
 
 
 @contextmanager
@@ -28,15 +29,17 @@ def temporary_for(place: Path) -> Iterator[Path]:
     """
     mark = f"{_here()}-{os.getpid()}-{next(_numbers)}.tmp"
     temporary = place.with_name(f".{place.name}.{mark}")
+    _mine.add(mark)
     with disk_errors(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(place)
         try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _remove_stale(place)
             yield temporary
         finally:
-            for path in _beside(place, mark):
-                with suppress(OSError):
-                    path.unlink()
+            with suppress(OSError):  # the folder itself may be gone, which must not hide what went wrong
+                for path in _beside(place, mark):
+                    _remove(path)
+            _mine.discard(mark)
 
 
 @contextmanager
@@ -92,6 +95,7 @@ def disk_errors(place: Path) -> Iterator[None]:
             ) from error
         if error.errno in {
             errno.EACCES,
+            errno.ENOENT,
             errno.EPERM,
             errno.EROFS,
             errno.ENOTDIR,
@@ -115,16 +119,22 @@ def _beside(place: Path, mark: str = "") -> list[Path]:
 def _remove_stale(place: Path) -> None:
     for path in _beside(place, f"{_here()}-"):
         match = _MARK.match(path.name.removeprefix(f".{place.name}."))
-        if match and not _alive(int(match["pid"])):
-            with suppress(OSError):
-                path.unlink()
+        if match and not _writing(match[0], int(match["pid"])):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
 
 
 def _here() -> str:
     return re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname()) or "here"
 
 
-def _alive(pid: int) -> bool:
+def _writing(mark: str, pid: int) -> bool:
+    if pid == os.getpid():  # in a container every run may have the same number: what is not ours is a dead one's
+        return mark in _mine
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

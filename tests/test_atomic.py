@@ -62,6 +62,12 @@ def test_what_a_dead_process_left_is_removed(tmp_path):
     assert not left.exists()
 
 
+def test_what_an_earlier_process_of_the_same_number_left_is_removed(tmp_path):
+    left = leave(tmp_path, os.getpid())  # in a container each run may have it
+    atomic.write_bytes(tmp_path / "f", b"new")
+    assert not left.exists()
+
+
 def test_what_a_living_process_writes_is_left_alone(tmp_path):
     left = leave(tmp_path, os.getppid())
     atomic.write_bytes(tmp_path / "f", b"new")
@@ -101,3 +107,11 @@ def test_a_file_where_the_folder_should_be_is_a_disk_error(tmp_path):
     (tmp_path / "a").touch()
     with pytest.raises(DiskError, match="cannot write"):
         atomic.write_bytes(tmp_path / "a" / "f", b"new")
+
+
+def test_a_folder_that_goes_meanwhile_is_a_disk_error(tmp_path):
+    folder = tmp_path / "a"
+    with pytest.raises(DiskError, match="cannot write"), atomic.replacing(folder / "f") as temporary:  # noqa: PT012  it goes in the block
+        temporary.write_bytes(b"new")
+        temporary.unlink()
+        folder.rmdir()

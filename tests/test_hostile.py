@@ -2,9 +2,13 @@
 
 import contextlib
 import io
+import os
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +21,7 @@ from embmerge.shard import addressable, read_header, read_rows
 from tests.hostile import ARTICLES, FIELDS, ROWS, SHARDS, array, shard, text
 from tests.shards import dumped, make_articles, make_dataset, make_shard, rows_of, shard_of
 
+ROOT = Path(__file__).resolve().parent.parent
 MEMORY, SECONDS, STACK = 32 << 20, 20, 512 << 10  # time on a busy machine; a thread's stack as macOS has it
 
 
@@ -108,6 +113,46 @@ def opened(path):
     with contextlib.closing(open_merged(path)) as merged:
         merged.rows(0, 5)
         yield from merged.articles()
+
+
+ALL_CASES = """
+import resource, sys, time
+from pathlib import Path
+from embmerge.articles import read_articles
+from embmerge.errors import LocalDataError
+from tests.hostile import ARTICLES, SHARDS
+from tests.test_hostile import opened, rows_in
+
+def most():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)
+
+path = Path("merged.pkl")
+readers = ((SHARDS, rows_in), (ARTICLES, read_articles), (SHARDS | ARTICLES, lambda path: list(opened(path))))
+before = most()
+for cases, read in readers:
+    for name, content in cases.items():
+        path.write_bytes(content)
+        began = time.process_time()
+        try:
+            read(path)
+        except LocalDataError:
+            pass
+        spent = time.process_time() - began
+        assert spent < 1, (name, spent)
+assert most() - before < 60 << 10, most() - before
+"""
+
+
+def test_no_hostile_file_takes_a_second_or_more_memory_than_its_size(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", ALL_CASES],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_no_case_is_there_twice():

@@ -286,3 +286,33 @@ def test_an_interrupt_in_the_observer_leaves_no_thread_behind(dataset):
     with pytest.raises(KeyboardInterrupt):
         merge(sorted((folder / "embeddings").iterdir()), folder / "a.pkl", output, observer=observer)
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".npy", ".safetensors"])
+def test_an_output_folder_that_goes_midway_is_a_disk_error(dataset, suffix):
+    folder, output = dataset
+
+    def observer(event):
+        if isinstance(event, events.Saving):
+            shutil.rmtree(output.parent)
+
+    with pytest.raises(DiskError, match="cannot write"):
+        merge(
+            sorted((folder / "embeddings").iterdir()),
+            folder / "a.pkl",
+            output.with_suffix(suffix),
+            observer=observer,
+        )
+    assert not output.parent.exists()
+
+
+def test_what_went_wrong_is_told_even_if_the_output_folder_is_gone(dataset):
+    folder, output = dataset
+
+    def observer(event):
+        if isinstance(event, events.Saving):
+            shutil.rmtree(output.parent)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        merge(sorted((folder / "embeddings").iterdir()), folder / "a.pkl", output, observer=observer)
