@@ -37,7 +37,8 @@ from embmerge.mergedfile import Writer, check_suffix, open_writer, room_needed
 from embmerge.mergeplan import Plan, Source, check_unchanged, counted, judge, read_sources
 from embmerge.plaintext import printable
 from embmerge.quality import NormFigures, Quality
-from embmerge.shard import ShardHeader, addressable, read_rows
+from embmerge.shard import ShardHeader
+from embmerge.shardrows import addressable, read_rows
 
 _BLOCK = 2 << 20  # bytes of rows in memory at once; larger ones are new pages from the system each time
 _DTYPES = ("float16", "float32", "float64")
@@ -96,7 +97,7 @@ def merge(
         reading = pool.submit(read_articles, articles, stop=stop)
         sources = read_sources(shards, clusters or {}, observer)
         coverage = judge([source.header for source in sources], any_dtype=dtype is not None, observer=observer)
-        target = np.dtype(dtype) if dtype else coverage.shards[0].dtype.newbyteorder("=")
+        target = np.dtype(dtype or coverage.shards[0].dtype.name)
         plan = Plan(sorted(sources, key=lambda s: s.header.start), coverage, target, expected_articles, max_extra_rows)
         atomic.need(output.parent, room_needed(output, coverage.rows, plan.row_nbytes))
         hashing = {source.path: pool.submit(_sha256, source.path, stop) for source in plan.sources}

@@ -9,11 +9,11 @@ descriptor.c (arraydescr_reduce) of 1.17 to 2.x.
 
 import math
 import re
+import struct
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
-
-import numpy as np
 
 from embmerge.plaintext import printable
 
@@ -47,14 +47,43 @@ class Raw(bytes):
         return self.nbytes
 
 
+@dataclass(frozen=True)
+class Dtype:
+    """A numpy dtype without numpy, which takes a while to import: `kind` and `itemsize` in bytes as numpy has them.
+
+    `order` is that of the bytes: '<', '>', or '|' where it does not matter.
+    """
+
+    kind: str
+    itemsize: int
+    order: str
+
+    @property
+    def name(self) -> str:
+        """As numpy's: 'float32' in any byte order."""
+        word = {"f": "float", "i": "int", "u": "uint"}.get(self.kind)
+        return f"{word}{8 * self.itemsize}" if word else self.code
+
+    @property
+    def code(self) -> str:
+        """What `numpy.dtype` takes: '<f4'."""
+        return f"{self.order}{self.kind}{self.itemsize}"
+
+    def __str__(self) -> str:
+        return self.name if self.order in {_NATIVE, "|"} else self.code
+
+
 @dataclass
 class Array:
     """An array in the file: its form, and its bytes. `dtype` is None as long as the file has not described it."""
 
     shape: tuple[int, ...] = ()
-    dtype: "np.dtype[Any] | None" = None
+    dtype: Dtype | None = None
     order: Literal["C", "F"] = "C"
     raw: Raw | None = None
+
+
+_NATIVE = "<" if sys.byteorder == "little" else ">"
 
 
 class Inert:
@@ -63,7 +92,10 @@ class Inert:
 
 # --- what numpy and the plain types write -----------------------------------------------------------------------------
 
-_SIMPLE_DTYPE = re.compile(r"[<>=|]?(?:\?|b1|[iuf][1248]|f16|c8|c16|c32|[SUV]\d{1,4}|[mM]8)")
+_SIMPLE_DTYPE = re.compile(r"([<>=|]?)(?:\?|([a-zA-Z])(\d{1,4}))")
+_KNOWN = re.compile(r"b1|[iu][1248]|f2|f4|f8|f16|c8|c16|c32|[SUV]\d{1,4}|[mM]8")
+_SCALARS = {"b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q"}
+_SCALARS |= {"f2": "e", "f4": "f", "f8": "d"}  # by dtype, as `struct` has them
 
 
 def expect(ok: object, what: str, value: object) -> None:
@@ -73,15 +105,27 @@ def expect(ok: object, what: str, value: object) -> None:
 
 
 @dataclass
-class Dtype:
-    """A numpy dtype; its byte order may still come."""
+class Described:
+    """A dtype as a file describes it: its byte order may still come."""
 
-    numpy: "np.dtype[Any]"
+    dtype: Dtype
 
 
-def _dtype(code: object, *_flags: object) -> Dtype:
-    expect(type(code) is str and _SIMPLE_DTYPE.fullmatch(code), "dtype", code)
-    return Dtype(np.dtype(str(code)))
+def _dtype(code: object, *_flags: object) -> Described:
+    match = _SIMPLE_DTYPE.fullmatch(code) if type(code) is str else None
+    kind, width = (match[2] or "b", match[3] or "1") if match else ("", "")
+    expect(match and _KNOWN.fullmatch(kind + width), "dtype", code)
+    assert match
+    itemsize = int(width) * (4 if kind == "U" else 1)  # numpy counts characters there
+    return Described(ordered(Dtype(kind, itemsize, "|"), match[1].replace("|", "") or "="))
+
+
+def ordered(dtype: Dtype, order: str) -> Dtype:
+    """`dtype` in the byte order that numpy calls so; '=' is this machine's, '|' leaves it as it is."""
+    if order == "|":
+        return dtype
+    plain = dtype.itemsize == 1 or dtype.kind in "SV"
+    return replace(dtype, order="|" if plain else _NATIVE if order == "=" else order)
 
 
 def _array(shape: object, dtype: object, raw: object, order: object = "C") -> Array:
@@ -97,21 +141,23 @@ def described(array: Array, shape: Any, dtype: Any, raw: Any, order: Any) -> Arr
     """`array` with its form and its bytes, if these fit together."""
     plain = type(shape) is tuple and len(shape) <= 32 and all(type(n) is int and 0 <= n < 1 << 48 for n in shape)  # noqa: PLR2004  numpy's own limits
     expect(plain, "shape", shape)
-    expect(type(dtype) is Dtype, "dtype", dtype)
+    expect(type(dtype) is Described, "dtype", dtype)
     expect(type(raw) is Raw, "array data", raw)
-    need = math.prod(shape) * dtype.numpy.itemsize
+    need = math.prod(shape) * dtype.dtype.itemsize
     fits = need <= raw.nbytes <= 2 * need if raw.text else raw.nbytes == need
     expect(fits, f"number of bytes in an array that needs {need:,}", raw.nbytes)
-    array.shape, array.dtype, array.raw = shape, dtype.numpy, raw
+    array.shape, array.dtype, array.raw = shape, dtype.dtype, raw
     array.order = "F" if order == "F" else "C"
     return array
 
 
-def _scalar(dtype: object, raw: object) -> Any:
-    if not isinstance(dtype, Dtype) or dtype.numpy.kind not in "biuf" or not isinstance(raw, Raw):
+def _scalar(described: object, raw: object) -> Any:
+    dtype = described.dtype if isinstance(described, Described) else None
+    if not dtype or dtype.code[1:] not in _SCALARS or not isinstance(raw, Raw):
         return Inert()
-    expect(raw.nbytes == dtype.numpy.itemsize and bytes.__len__(raw) == raw.nbytes, "scalar", raw.nbytes)
-    return np.frombuffer(raw, dtype.numpy, count=1)[0].item()
+    expect(raw.nbytes == dtype.itemsize and bytes.__len__(raw) == raw.nbytes, "scalar", raw.nbytes)
+    order = dtype.order if dtype.order in "<>" else "="
+    return struct.unpack(order + _SCALARS[dtype.code[1:]], bytes(raw))[0]
 
 
 def _encode(text: object, codec: object = "latin1") -> Raw:

@@ -16,7 +16,7 @@ from embmerge.picklevalues import (
     ARRAY_KINDS,
     CALLS,
     Array,
-    Dtype,
+    Described,
     Global,
     Inert,
     Raw,
@@ -24,6 +24,7 @@ from embmerge.picklevalues import (
     Truncated,
     described,
     expect,
+    ordered,
 )
 from embmerge.plaintext import printable
 
@@ -210,10 +211,10 @@ class _Machine:
             _version, shape, dtype, fortran, raw = state
             described(built, shape, dtype, raw, "F" if fortran else "C")
         else:
-            expect(type(built) is Dtype and state[2:5] == (None,) * 3, "state", state)
+            expect(type(built) is Described and state[2:5] == (None,) * 3, "state", state)
             order = state[1]
             expect(type(order) is str and order in {"<", ">", "|", "="}, "byte order", order)
-            built.numpy = built.numpy.newbyteorder(order)
+            built.dtype = ordered(built.dtype, order)
 
     def _name(self, module: object, name: object) -> None:
         expect(type(module) is str and type(name) is str, "name", module)

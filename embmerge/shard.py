@@ -1,4 +1,4 @@
-"""One `cluster{c}_gpu{g}.pkl`: its header, and its rows.
+"""One `cluster{c}_gpu{g}.pkl`: its header. `shardrows` reads its rows.
 
 A shard is a pickled dict with `embeddings` (a float array, rows × dim), `start_index`, `end_index`, `cluster_id`,
 `gpu_id` and usually `timestamp`, `processing_time`, `rate`, `model`. It is never unpickled: `picklewalk` says what it
@@ -6,24 +6,17 @@ holds and where the rows lie.
 """
 
 import re
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-import numpy.typing as npt
-
 from embmerge.errors import LocalDataError, ShardError, TruncatedShard
-from embmerge.picklevalues import Array, Raw, Refused, Truncated
+from embmerge.picklevalues import Array, Dtype, Refused, Truncated
 from embmerge.picklewalk import walk
 from embmerge.plaintext import printable
 
 SHARD_NAME = re.compile(r"cluster(\d{1,9})_gpu(\d{1,9})\.pkl")
 _DTYPES = {"f2", "f4", "f8"}
-_BLOCK = 1 << 20  # bytes decoded or copied at once
 _TEXT_LIMIT = 200  # characters of a model's name that are kept
 _MOST_ROWS = 1 << 40
 _LARGEST = 1e300  # seconds, rows a second: a longer integer does not fit a float
@@ -44,7 +37,7 @@ class ShardHeader:
     end: int
     rows: int
     dim: int
-    dtype: "np.dtype[Any]"
+    dtype: Dtype
     array: Array = field(repr=False)  # where the rows lie: nothing that a person or a script is shown
     cluster_id: int
     gpu_id: int
@@ -104,7 +97,7 @@ def _checked(value: Any, nbytes: int, name: str, cluster: str | None, *, prefix:
         raise Refused("its array is unfinished")
     if len(array.shape) != 2 or min(array.shape) < 1:  # noqa: PLR2004  rows × dim
         raise Refused(f"its array has the shape {array.shape}, not (rows, dim)")
-    if array.dtype.str[1:] not in _DTYPES:
+    if array.dtype.code[1:] not in _DTYPES:
         raise Refused(f"its array is of {array.dtype}, not of float16, float32 or float64")
     start, end = _whole(value, "start_index"), _whole(value, "end_index")
     rows, dim = array.shape
@@ -146,74 +139,3 @@ def _text(value: object) -> str | None:
 
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and abs(value) < _LARGEST else None
-
-
-# --- rows -------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def addressable(file: BinaryIO, header: ShardHeader) -> Iterator[tuple[BinaryIO, ShardHeader]]:
-    """`file` and `header` such that rows can be read from an offset, whatever way the shard stores them.
-
-    Protocol 2 stores bytes as text, and short arrays lie within the pickle; both are written out once, to a file
-    without a name.
-    """
-    raw = header.array.raw
-    assert raw is not None
-    if not raw.text and raw.offset >= 0:
-        yield file, header
-        return
-    with tempfile.TemporaryFile() as plain:
-        if bytes.__len__(raw):
-            plain.write(bytes(raw))
-        else:
-            _decode(file, raw, plain, header)
-        plain.flush()
-        placed = replace(header.array, raw=Raw(b"", 0, plain.tell()))
-        yield plain, replace(header, array=placed)
-
-
-def _decode(file: BinaryIO, raw: Raw, plain: BinaryIO, header: ShardHeader) -> None:
-    import codecs  # noqa: PLC0415
-
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    file.seek(raw.offset)
-    left = raw.nbytes
-    try:
-        while left:
-            block = file.read(min(left, _BLOCK))
-            if not block:
-                break
-            left -= len(block)
-            plain.write(decoder.decode(block, final=not left).encode("latin-1"))
-    except UnicodeError:
-        left = -1
-    if left or plain.tell() != header.rows * header.dim * header.dtype.itemsize:
-        raise ShardError(f"{printable(header.name)}: its rows, stored as text, are damaged", hint="sync it again")
-
-
-def read_rows(file: BinaryIO, header: ShardHeader, start: int, stop: int) -> npt.NDArray[Any]:
-    """Rows `[start, stop)` of the shard, counted from its own first row, as a new C-ordered `(n, dim)` array.
-
-    `file` and `header` are those that `addressable` gave. Raises `TruncatedShard` if the file has become shorter.
-    """
-    raw, itemsize = header.array.raw, header.dtype.itemsize
-    assert raw is not None
-    if header.array.order == "C":
-        rows = np.empty((stop - start, header.dim), header.dtype)
-        _fill(file, raw.offset + start * header.dim * itemsize, rows, header)
-        return rows
-    columns = np.empty((header.dim, stop - start), header.dtype)
-    for column in range(header.dim):
-        _fill(file, raw.offset + (column * header.rows + start) * itemsize, columns[column], header)
-    return np.ascontiguousarray(columns.T)
-
-
-def _fill(file: Any, offset: int, room: npt.NDArray[Any], header: ShardHeader) -> None:
-    file.seek(offset)
-    view = room.reshape(-1).view(np.uint8).data  # a memoryview alone casts native values only
-    while view:
-        got = file.readinto(view)
-        if not got:
-            raise TruncatedShard(f"{printable(header.name)} became shorter while it was read", hint="sync it again")
-        view = view[got:]

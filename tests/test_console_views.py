@@ -3,14 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from embmerge.console.results import render
 from embmerge.errors import ConnectError
 from embmerge.inspection import ArticlesInspection, FolderInspection, MergedInspection, ShardInspection
 from embmerge.merge import MergeResult
-from embmerge.picklevalues import Array
+from embmerge.picklevalues import Array, Dtype
 from embmerge.quality import NormFigures
 from embmerge.remote.cluster import RemoteFile
 from embmerge.remote.ladder import DoctorResult, Rung
@@ -34,7 +33,7 @@ def finding(gpu, *, rows=ROWS, **changes):
         end=gpu * ROWS + rows,
         rows=rows,
         dim=768,
-        dtype=np.dtype("float32"),
+        dtype=Dtype("f", 4, "<"),
         array=Array(),
         cluster_id=1,
         gpu_id=gpu,

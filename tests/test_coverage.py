@@ -2,13 +2,12 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embmerge.coverage import Disagreement, Gap, Overlap, check_coverage
-from embmerge.picklevalues import Array
+from embmerge.picklevalues import Array, Dtype
 from embmerge.shard import ShardHeader
 
 
@@ -21,7 +20,7 @@ def shard(start, end, name="", **fields):
         end=end,
         rows=end - start,
         dim=4,
-        dtype=np.dtype("<f4"),
+        dtype=Dtype("f", 4, "<"),
         array=Array(),
         cluster_id=1,
         gpu_id=0,
@@ -118,7 +117,7 @@ def test_a_hole_in_the_middle_is_a_gap_whoever_else_there_is():
 
 @pytest.mark.parametrize(
     ("field", "odd", "shown"),
-    [("dim", 8, "8"), ("dtype", np.dtype("<f8"), "float64"), ("model", "other", "other")],
+    [("dim", 8, "8"), ("dtype", Dtype("f", 8, "<"), "float64"), ("model", "other", "other")],
 )
 def test_the_odd_ones_are_named(field, odd, shown):
     (problem,) = problems(shard(0, 10), shard(10, 20), shard(20, 30, **{field: odd}))
@@ -132,11 +131,11 @@ def test_many_odd_ones_are_counted_after_the_first_four():
 
 
 def test_dtypes_may_differ_where_the_merge_converts():
-    assert said(shard(0, 10), shard(10, 20, dtype=np.dtype("<f8")), any_dtype=True) == ""
+    assert said(shard(0, 10), shard(10, 20, dtype=Dtype("f", 8, "<")), any_dtype=True) == ""
 
 
 def test_byte_order_is_no_other_dtype():
-    assert said(shard(0, 10), shard(10, 20, dtype=np.dtype(">f4"))) == ""
+    assert said(shard(0, 10), shard(10, 20, dtype=Dtype("f", 4, ">"))) == ""
 
 
 def test_a_shard_without_a_model_contradicts_nobody():

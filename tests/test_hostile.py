@@ -17,7 +17,8 @@ from embmerge.articles import count_articles, read_articles
 from embmerge.errors import LocalDataError, ShardError
 from embmerge.merge import merge
 from embmerge.mergedfile import open_merged
-from embmerge.shard import addressable, read_header, read_rows
+from embmerge.shard import read_header
+from embmerge.shardrows import addressable, read_rows
 from tests.hostile import ARTICLES, FIELDS, ROWS, SHARDS, array, shard, text
 from tests.shards import dumped, make_articles, make_dataset, make_shard, rows_of, shard_of
 

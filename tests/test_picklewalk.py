@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embmerge.picklevalues import Array, Inert, Raw, Refused, Truncated
+from embmerge.picklevalues import CALLS, Array, Inert, Raw, Refused, Truncated, ordered
 from embmerge.picklewalk import KEEP, walk
 from tests.hostile import text
 from tests.shards import dumped, rows_of
@@ -75,7 +75,7 @@ def test_an_array_is_told_by_its_form_and_its_place(protocol):
     rows = rows_of(300, 20)
     raw = dumped(rows, protocol)
     found = walked(raw)
-    assert (type(found), found.shape, found.dtype, found.order) == (Array, (300, 20), np.dtype("<f4"), "C")
+    assert (type(found), found.shape, found.dtype.code, found.order) == (Array, (300, 20), "<f4", "C")
     if protocol > 2:
         assert raw[found.raw.offset :][: found.raw.nbytes] == rows.tobytes()
     assert found.raw.text == (protocol == 2)
@@ -158,3 +158,23 @@ def test_a_frame_that_lies_about_its_length_changes_nothing():
 def test_a_length_beyond_the_file_is_known_without_reading(opcode):
     with pytest.raises(Truncated, match=r"a value of [\d,]+ bytes begins at"):
         walked(b"\x80\x04" + opcode + b"x.")
+
+
+CODES = ["f2", "f4", "f8", "f16", "i1", "i8", "u2", "b1", "?", "S7", "U3", "V5", "c8"]
+
+
+@pytest.mark.parametrize("code", [order + code for code in CODES for order in ("", "<", ">", "=", "|")])
+@pytest.mark.parametrize("later", ["<", ">", "=", "|"])
+def test_a_dtype_is_what_numpy_takes_it_for(code, later):
+    theirs = np.dtype(code).newbyteorder(later)
+    ours = ordered(CALLS["numpy.dtype"](code).dtype, later)
+    assert (ours.kind, ours.itemsize) == (theirs.kind, theirs.itemsize)
+    if theirs.kind in "fiu":
+        assert (np.dtype(ours.code), ours.name, str(ours)) == (theirs, theirs.name, str(theirs))
+
+
+@pytest.mark.parametrize("code", ["<f4", ">f8", "<f2", "i1", ">i2", "<u4", "u8", "?"])
+def test_a_scalar_is_the_number_that_numpy_makes_of_it(code):
+    raw = np.array([1.0]).astype(code).tobytes()
+    ours = CALLS["numpy.core.multiarray.scalar"](CALLS["numpy.dtype"](code), Raw(raw, 0, len(raw)))
+    assert (ours, type(ours)) == (np.frombuffer(raw, code)[0].item(), type(np.frombuffer(raw, code)[0].item()))

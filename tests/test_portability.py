@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from embmerge.merge import merge
-from embmerge.shard import addressable, read_header, read_rows
+from embmerge.shard import read_header
+from embmerge.shardrows import addressable, read_rows
 from tests.shards import make_dataset
 
 ROOT = Path(__file__).resolve().parent.parent

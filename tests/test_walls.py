@@ -28,3 +28,9 @@ def test_the_task_list_needs_neither_numpy_nor_ssh():
     code = "import sys, tasks; print([m for m in ('numpy', 'paramiko', 'pydantic', 'rich') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_bringing_shards_home_needs_no_numpy():
+    code = "import sys, embmerge.console, embmerge.remote.fleet, embmerge.remote.sync; print('numpy' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"

@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from embmerge.errors import EmbmergeError
+from embmerge.picklevalues import Dtype
 from embmerge.plaintext import printable
 
 HIDDEN = "**********"
@@ -41,6 +42,11 @@ def _(value: int | str | None) -> int | str | None:
 @jsonify.register
 def _(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+@jsonify.register
+def _(value: Dtype) -> str:
+    return str(value)
 
 
 @jsonify.register

@@ -103,9 +103,9 @@ class PickleMerged:
         if not isinstance(array, Array) or array.dtype is None or array.raw is None:
             raise damaged(name, "it has no 'embeddings' array before its metadata: it is not a merged file of embmerge")
         plain = len(array.shape) == 2 and array.order == "C" and not array.raw.text and array.raw.offset > 0  # noqa: PLR2004  a table
-        if not plain or array.dtype.str[1:] not in {"f2", "f4", "f8"}:
+        if not plain or array.dtype.code[1:] not in {"f2", "f4", "f8"}:
             raise damaged(name, f"its array of shape {array.shape} and {array.dtype} is not a table of floats")
-        self.shape, self.dtype = (array.shape[0], array.shape[1]), array.dtype
+        self.shape, self.dtype = (array.shape[0], array.shape[1]), np.dtype(array.dtype.code)
         self.metadata = check_metadata(value, self.shape, name)
         self._rows = RowSource(self._file, array.raw.offset, self.shape, self.dtype, name)
 

@@ -80,7 +80,7 @@ class Inbox:
 
     # --- the transport's thread
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | memoryview) -> None:
         """Take the next bytes of the channel. Nothing is raised here: it would end the whole transport."""
         with self._news:
             if self._shut or self.failure:

@@ -25,6 +25,7 @@ import paramiko
 from embmerge.errors import ConnectionLost
 from embmerge.plaintext import printable
 from embmerge.remote.inbox import DATA, VERSION, VERSION_ID, Inbox, Read, Reply, Sink, WireError
+from embmerge.remote.packets import Packets
 
 __all__ = ["Read", "RemoteStat", "SftpChannel", "Sink", "WireError"]
 
@@ -84,6 +85,7 @@ class SftpChannel:
         if any(not hasattr(getattr(channel, "in_buffer", None), name) for name in ("feed", "read", "close")):
             raise WireError("this paramiko keeps what arrives in another way")
         channel.in_buffer = self._inbox
+        self._deliver(self._inbox.feed)
         channel.invoke_subsystem("sftp")
         channel.sendall(struct.pack(">IBI", 5, INIT, 3))
         answer: list[Reply] = []
@@ -233,9 +235,16 @@ class SftpChannel:
         if self._then and self._inbox.silent_for() > self._stall_timeout:
             raise ConnectionLost(f"no byte for {self._stall_timeout:g} s")
 
+    def _deliver(self, feed: Callable[[memoryview], None] | None) -> None:
+        """Have our packets, where they are ours, bring the data without paramiko."""
+        packets = self._transport.packetizer
+        if isinstance(packets, Packets):
+            packets.deliver(self._channel.get_id(), feed)
+
     def close(self) -> None:
         """End the session. When this returns, no sink is written to any more."""
         self._inbox.shut()
+        self._deliver(None)
         with suppress(OSError, EOFError, paramiko.SSHException):  # the line may be gone
             self._channel.close()
 

@@ -13,10 +13,10 @@ import paramiko
 from paramiko.auth_handler import AuthOnlyHandler
 from paramiko.common import MSG_SERVICE_REQUEST
 
+from embmerge.remote.packets import Packets, ReadAhead
+
 # One pass in hardware instead of cipher and HMAC. paramiko knows both, but puts them last.
 AES_GCM = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
-
-_AHEAD = 128 * 1024  # bytes
 
 _PATIENCE = 30.0  # seconds for the first answer, where nothing else is set
 _LOOK = 0.002  # seconds between two looks for it
@@ -88,11 +88,9 @@ def transport_factory(sock: Any, **kwargs: Any) -> paramiko.Transport:
 
     `kwargs` are those that paramiko's `SSHClient.connect` gives to a transport.
     """
-    if isinstance(sock, socket.socket):
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a request must not wait for an answer
-        sock = _ReadAhead(sock)
-    transport = Transport(sock, **kwargs)
+    if isinstance(sock, socket.socket) and sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a request must not wait for an answer
+    transport = Transport(ReadAhead(sock), packetizer_class=Packets, **kwargs)
     _keep_farewell(transport)
     options = transport.get_security_options()
     gcm = tuple(cipher for cipher in AES_GCM if cipher in options.ciphers)  # paramiko of old had none
@@ -118,29 +116,6 @@ def _keep_farewell(transport: paramiko.Transport) -> None:
 
     private.addFilter(listen)
     transport.logger = private
-
-
-class _ReadAhead:
-    """A socket that is asked for much at a time; paramiko asks twice a packet, and each call gives Python's lock away.
-
-    Only the transport's thread receives.
-    """
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._buffer = memoryview(bytearray(_AHEAD))
-        self._at = self._end = 0
-
-    def recv(self, nbytes: int) -> bytes:
-        """As a socket's: waits only if nothing is here."""
-        if self._at == self._end:
-            self._at, self._end = 0, self._sock.recv_into(self._buffer)
-        part = bytes(self._buffer[self._at : min(self._end, self._at + nbytes)])
-        self._at += len(part)
-        return part
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._sock, name)
 
 
 def without_gcm(transport: paramiko.Transport) -> str:

@@ -10,7 +10,8 @@ from embmerge.articles import read_articles
 from embmerge.errors import LocalDataError
 from embmerge.merge import merge
 from embmerge.mergedfile import open_merged
-from embmerge.shard import addressable, read_header, read_rows
+from embmerge.shard import read_header
+from embmerge.shardrows import addressable, read_rows
 from tests.shards import articles_of, dumped, make_dataset, rows_of, shard_of
 
 SHARD, ARTICLES, MERGED = "cluster1_gpu0.pkl", "wikipedia.pkl", "merged.pkl"
