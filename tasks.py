@@ -315,10 +315,10 @@ def session(c: Context, flags: Mapping[str, Any], **special: Any) -> Iterator[Se
     """
     from embmerge.console import Console
     from embmerge.errors import EmbmergeError, Interrupted
-    from embmerge.settings import Settings, resolve
+    from embmerge.settings import NAMES, resolve
 
     configured = dict(c.config.get("embmerge", {}))
-    given = {name: flags[name] for name in Settings.model_fields if name in flags} | special
+    given = {name: flags[name] for name in NAMES if name in flags} | special
     stop = threading.Event()
     failure: EmbmergeError | None = None
     with (

@@ -6,73 +6,56 @@ resolves all but the flag and hands over one mapping, whose values may be text (
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from msgspec import Meta
 
+from embmerge.checked import UNKNOWN, Problems, checked
 from embmerge.errors import SettingsError
 from embmerge.plaintext import printable
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?(?:/s)?", re.IGNORECASE)
+_SWITCH = {"yes": True, "on": True, "no": False, "off": False}
 _SCALE = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 
-def _none_if_empty(value: object) -> object:
-    return None if isinstance(value, str) and not value.strip() else value
+Count = Annotated[int, Meta(ge=1)]
+Rate = Annotated[float, Meta(gt=0, le=1e15)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 
 
-def _rate(value: object) -> object:
-    value = _none_if_empty(value)
-    if isinstance(value, str):
-        match = _RATE.fullmatch(value.strip())
-        if not match:
-            raise ValueError("expected a rate such as 20M (bytes a second, K, M or G)")
-        return float(match[1]) * _SCALE[match[2].upper()]
-    return value
-
-
-def _names(value: object) -> object:
-    """A list of texts, each naming one or several clusters, as one tuple of names."""
-    texts = [value] if isinstance(value, str) else value
-    if isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts):
-        return tuple(dict.fromkeys(name for text in texts for name in re.split(r"[,\s]+", text) if name))
-    return value
-
-
-Optional = BeforeValidator(_none_if_empty)
-Count = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0)]
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
-
-
-class Settings(BaseModel):
+@dataclass(frozen=True)
+class Settings:
     """Everything that can be set. What each field means stands in invoke.yaml, beside the same default."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
-
-    clusters: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()
+    clusters: tuple[str, ...] = ()
     credentials: Path = Path(".credentials")
     embeddings: Path = Path("embeddings")
     articles: Path = Path("wikipedia.pkl")
     output: Path = Path("merged/embeddings.pkl")
 
-    expected_articles: Annotated[Count | None, Optional] = None
-    max_extra_rows: Annotated[int, Field(ge=0)] = 10
-    dtype: Annotated[Literal["float16", "float32", "float64"] | None, Optional] = None
+    expected_articles: Count | None = None
+    max_extra_rows: Annotated[int, Meta(ge=0)] = 10
+    dtype: Literal["float16", "float32", "float64"] | None = None
 
-    remote_dir: Annotated[str, Field(min_length=1)] = "mapper_embeddings/embeddings"
+    remote_dir: Annotated[str, Meta(min_length=1)] = "mapper_embeddings/embeddings"
     host_keys: Literal["accept-new", "strict"] = "accept-new"
     transfer: Literal["fast", "plain"] = "fast"
-    connections: Annotated[int, Field(ge=1, le=64)] = 4
-    limit_rate: Annotated[Rate | None, BeforeValidator(_rate)] = None
+    connections: Annotated[int, Meta(ge=1, le=64)] = 4
+    limit_rate: Rate | None = None
 
-    retries: Annotated[int, Field(ge=0, le=1000)] = 8
+    retries: Annotated[int, Meta(ge=0, le=1000)] = 8
     connect_timeout: Seconds = 15.0
     stall_timeout: Seconds = 30.0
     keepalive: Seconds = 15.0
 
     traceback: bool = False
+
+
+NAMES = tuple(field.name for field in fields(Settings))
+_OPTIONAL = {field.name for field in fields(Settings) if field.default is None}
 
 
 def resolve(configured: Mapping[str, Any], flags: Mapping[str, Any]) -> Settings:
@@ -81,19 +64,39 @@ def resolve(configured: Mapping[str, Any], flags: Mapping[str, Any]) -> Settings
     A flag counts as given unless it is None or an empty list. Raises `SettingsError` naming every bad setting.
     """
     given = {name: value for name, value in flags.items() if value is not None and value != []}
+    values = {**configured, **given}
     try:
-        return Settings.model_validate({**configured, **given})
-    except ValidationError as error:
-        problems = [_problem(dict(detail), given) for detail in error.errors(include_url=False, include_context=False)]
-    known = ", ".join(Settings.model_fields)
-    raise SettingsError("; ".join(problems), hint=f"the settings are: {known}; see invoke.yaml for what each takes")
+        return checked(Settings, {name: _prepared(name, value) for name, value in values.items()}, strict=False)
+    except Problems as problems:
+        told = [_problem(name, what, values, given) for name, what in problems.by_key.items()]
+    raise SettingsError(
+        "; ".join(told), hint=f"the settings are: {', '.join(NAMES)}; see invoke.yaml for what each takes"
+    )
 
 
-def _problem(detail: dict[str, Any], given: Mapping[str, Any]) -> str:
-    name = printable(str(detail["loc"][0]))
-    flag = "--cluster" if name == "clusters" else f"--{name.replace('_', '-')}"
-    where = flag if name in given else f"embmerge.{name} (invoke.yaml or INVOKE_EMBMERGE_{name.upper()})"
-    if detail["type"] == "extra_forbidden":
+def _prepared(name: str, value: object) -> object:
+    """What a person may write for a value, as the value."""
+    if isinstance(value, str):
+        value = value.strip()
+        if not value and name in _OPTIONAL:
+            return None
+        if name == "traceback":
+            return _SWITCH.get(value.lower(), value)
+        if name == "limit_rate" and (match := _RATE.fullmatch(value)):
+            return float(match[1]) * _SCALE[match[2].upper()]
+    if name == "clusters":
+        texts = [value] if isinstance(value, str) else value
+        if isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts):
+            return tuple(dict.fromkeys(word for text in texts for word in re.split(r"[,\s]+", text) if word))
+    return value
+
+
+def _problem(name: str, what: str, values: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    shown = printable(name)
+    flag = "--cluster" if name == "clusters" else f"--{shown.replace('_', '-')}"
+    where = flag if name in given else f"embmerge.{shown} (invoke.yaml or INVOKE_EMBMERGE_{shown.upper()})"
+    if what == UNKNOWN:
         return f"{where}: there is no such setting"
-    expected = detail["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    return f"{where}: {expected}, got {printable(detail['input'])!a}"
+    if name == "limit_rate":
+        what = "expected a rate such as 20M (bytes a second, K, M or G)"
+    return f"{where}: {what}, got {printable(values[name])!a}"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydantic import SecretStr
 
 from embmerge import events as e
+from embmerge.checked import Secret
 from embmerge.console import Console
 from embmerge.console.screen import PlainScreen
 from embmerge.errors import ConnectError, EmbmergeError, Interrupted, LocalDataError
@@ -146,7 +146,7 @@ def test_whatever_a_result_holds_becomes_json():
                 "nan": float("nan"),
                 "inf": np.float64("inf"),
                 "norms": np.array([1, 2]),
-                "secret": SecretStr("hunter2"),
+                "secret": Secret("hunter2"),
                 "error": LocalDataError("bad"),
                 "pair": (1, None, True),
                 "bytes": b"a\x1b",

@@ -48,7 +48,7 @@ def test_an_unknown_key_is_named_with_its_line(tmp_path):
 
 def test_a_wrong_type_is_named_with_its_line_and_what_was_expected(tmp_path):
     error = refused(tmp_path, '{\n "address": "h",\n\n "port": "22"\n}')
-    assert "line 4: 'port': expected a valid integer" in error.message
+    assert "line 4: 'port': expected a whole number" in error.message
 
 
 def test_broken_json_is_named_with_line_and_column(tmp_path):

@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 import threading
+from dataclasses import replace
 
 import asyncssh
 import pytest
@@ -70,7 +71,7 @@ class Patient:
         self.file.write_text(json.dumps(facts | {"remote_dir": "emb"} | changes))
 
     def set(self, **changes):
-        self.settings = self.settings.model_copy(update=changes)
+        self.settings = replace(self.settings, **changes)
 
     def examine(self, observer=ignore, **how):
         return doctor(self.settings, observer=observer, stop=threading.Event(), **how)

@@ -4,7 +4,7 @@ import pytest
 from invoke.config import Config
 
 from embmerge.errors import SettingsError
-from embmerge.settings import Settings, resolve
+from embmerge.settings import NAMES, Settings, resolve
 
 ROOT = Path(__file__).parent.parent
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 def test_invoke_yaml_names_every_setting_with_the_same_default():
     config = Config(project_location=str(ROOT))
     config.load_project()
-    assert set(config.embmerge) == set(Settings.model_fields)
+    assert set(config.embmerge) == set(NAMES)
     assert resolve(dict(config.embmerge), {}) == Settings()
 
 
@@ -48,3 +48,27 @@ def test_every_bad_setting_is_named_at_once_with_where_it_was_set():
 def test_a_rate_of_nothing_is_refused():
     with pytest.raises(SettingsError, match="limit_rate"):
         resolve({"limit_rate": "0"}, {})
+
+
+@pytest.mark.parametrize("text", ["nan", "0", "-1", "inf", "1e9"])
+def test_a_time_that_is_no_time_is_refused(text):
+    with pytest.raises(SettingsError, match="stall_timeout"):
+        resolve({"stall_timeout": text}, {})
+
+
+def test_a_choice_is_named_with_what_may_be_chosen():
+    with pytest.raises(SettingsError, match="expected fast or plain, got 'quick'"):
+        resolve({"transfer": "quick"}, {})
+
+
+@pytest.mark.parametrize("value", ["", 7, None])
+def test_a_path_is_text(value):
+    with pytest.raises(SettingsError, match=r"embmerge\.output .*: expected"):
+        resolve({"output": value}, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "on"), [("yes", True), ("true", True), ("1", True), ("No", False), ("false", False), ("0", False)]
+)
+def test_a_switch_may_be_written_as_text(text, on):
+    assert resolve({"traceback": text}, {}).traceback is on

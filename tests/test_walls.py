@@ -25,7 +25,7 @@ def test_the_local_half_imports_with_numpy_alone():
 
 
 def test_the_task_list_needs_neither_numpy_nor_ssh():
-    code = "import sys, tasks; print([m for m in ('numpy', 'paramiko', 'pydantic', 'rich') if m in sys.modules])"
+    code = "import sys, tasks; print([m for m in ('numpy', 'paramiko', 'msgspec', 'rich') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 

@@ -9,6 +9,7 @@ from functools import singledispatch
 from pathlib import PurePath
 from typing import Any
 
+from embmerge.checked import Secret
 from embmerge.errors import EmbmergeError
 from embmerge.picklevalues import Dtype
 from embmerge.plaintext import printable
@@ -25,8 +26,6 @@ def jsonify(value: object) -> Any:
     """
     if is_dataclass(value) and not isinstance(value, type):
         return _dataclass(value)
-    if hasattr(value, "get_secret_value"):
-        return HIDDEN
     if type(value).__module__.partition(".")[0] == "numpy":  # told by name: scripts that never saw numpy stay quick
         return jsonify(value.tolist()) if hasattr(value, "tolist") else str(value)  # the latter is a dtype
     return printable(value)
@@ -47,6 +46,11 @@ def _(value: float) -> float | None:
 @jsonify.register
 def _(value: Dtype) -> str:
     return str(value)
+
+
+@jsonify.register
+def _(_value: Secret) -> str:
+    return HIDDEN
 
 
 @jsonify.register

@@ -4,11 +4,13 @@ import json
 import re
 import shlex
 import subprocess
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from msgspec import Meta
 
+from embmerge.checked import MISSING_KEY, UNKNOWN, Problems, Secret, checked
 from embmerge.errors import CredentialsError
 from embmerge.events import Observer, Warned, ignore
 from embmerge.plaintext import printable
@@ -18,22 +20,21 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _COMMAND_LIMIT = 60  # seconds that a password command may ask its own questions
 _LARGEST = 64 << 10  # bytes of a credentials file
 
-Text = Annotated[str, Field(min_length=1, max_length=1024)]
+Text = Annotated[str, Meta(min_length=1, max_length=1024)]
 
 
-class Credentials(BaseModel):
+@dataclass(frozen=True)
+class Credentials:
     """One cluster's credentials; secrets are out of every `repr`. `name` is that of the file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=False, strict=True)
 
     name: str
     address: Text
     username: Text | None = None
-    port: Annotated[int, Field(ge=1, le=65535)] | None = None
-    password: SecretStr | None = None
+    port: Annotated[int, Meta(ge=1, le=65535)] | None = None
+    password: Secret | None = None
     password_command: Text | None = None
     key_file: Text | None = None
-    passphrase: SecretStr | None = None
+    passphrase: Secret | None = None
     remote_dir: Text | None = None
     gateway: Text | None = None
 
@@ -43,7 +44,7 @@ class Credentials(BaseModel):
         Raises `CredentialsError` if the command fails; what it printed is never shown.
         """
         if self.password is not None:
-            return self.password.get_secret_value()
+            return self.password.reveal()
         return _first_line(self.password_command, self.name) if self.password_command else None
 
 
@@ -87,13 +88,13 @@ def load_credentials(name: str, directory: Path, warn: Observer = ignore) -> Cre
         raise CredentialsError(f"{path}, line 1: expected a JSON object with address, username and password")
     try:
         known = {key: value for key, value in values.items() if key != "name"}
-        credentials = Credentials.model_validate({**known, "name": name})
+        credentials = checked(Credentials, {**known, "name": name}, strict=True)
         problems = [f"{path}{_line('name', text)}: unknown key 'name'"] if "name" in values else []
-    except ValidationError as error:
-        problems = [_problem(dict(each), path, text) for each in error.errors(include_url=False, include_input=False)]
+    except Problems as found:
+        problems = [_problem(key, what, path, text) for key, what in found.by_key.items()]
     if not problems:
         return credentials
-    keys = ", ".join(key for key in Credentials.model_fields if key != "name")
+    keys = ", ".join(field.name for field in fields(Credentials) if field.name != "name")
     raise CredentialsError("; ".join(problems), hint=f"the keys are: {keys}; see .credentials.example")
 
 
@@ -121,15 +122,13 @@ def _unique(pairs: list[tuple[str, Any]], path: Path, text: str) -> dict[str, An
     return dict(pairs)
 
 
-def _problem(detail: dict[str, Any], path: Path, text: str) -> str:
-    key = str(detail["loc"][0])
-    if detail["type"] == "missing":
+def _problem(key: str, what: str, path: Path, text: str) -> str:
+    if what == MISSING_KEY:
         return f"{path}: {key!r} is missing"
     where = f"{path}{_line(key, text)}"
-    if detail["type"] == "extra_forbidden":
+    if what == UNKNOWN:
         return f"{where}: unknown key {printable(key, 40)!a}"
-    expected = detail["msg"].replace("Input should be", "expected").replace("String should", "text should")
-    return f"{where}: {key!r}: {expected}"
+    return f"{where}: {key!r}: {what}"
 
 
 def _line(key: str, text: str) -> str:

@@ -10,6 +10,7 @@ import os
 import shutil
 import threading
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 
@@ -49,7 +50,7 @@ def doctor(
         for name in names:
             if stop.is_set():
                 break
-            climb = Climb(name, settings.model_copy(update={"retries": 0}), ladder, stop, ask, open_clusters)
+            climb = Climb(name, replace(settings, retries=0), ladder, stop, ask, open_clusters)
             try:
                 climb.climb(reached)
             except Broken:

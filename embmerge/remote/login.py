@@ -262,7 +262,7 @@ class _Login(AuthStrategy):  # type: ignore[misc]  # paramiko has no types
     @property
     def _passphrase(self) -> str | None:
         passphrase = self._door.credentials.passphrase if self._own else None
-        return passphrase.get_secret_value() if passphrase else None
+        return passphrase.reveal() if passphrase else None
 
     def _refused(self, tried: list[str], allowed: list[str]) -> EmbmergeError:
         if self._locked:
