@@ -3,7 +3,6 @@
 `msgspec` does the checking. It is the quickest to import of those that can, and every task waits for it.
 """
 
-import functools
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -64,7 +63,6 @@ def checked(kind: type[Kind], values: Mapping[str, Any], *, strict: bool) -> Kin
     return kind(**made)
 
 
-@functools.cache
 def _types(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind, include_extras=True)
 
