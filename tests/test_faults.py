@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import asyncssh
 import pytest
@@ -19,6 +20,7 @@ from embmerge.events import Retrying, ShardFailed, Warned
 from embmerge.remote import retry
 from tests.syncing import MB, Lab, partials, write_shard
 
+ROOT = Path(__file__).resolve().parent.parent
 TWICE = MB  # bytes that a cut may cost
 OVERHEAD = 600_000  # bytes of logins, of packets around the data
 
@@ -285,35 +287,31 @@ def test_fewer_connections_than_asked_are_said_once(tmp_path):
         assert len([event for event in lab.seen(Warned) if "fewer connections" in event.text]) == 1
 
 
-SYNC = """
-import sys, threading
-from pathlib import Path
-from embmerge.remote.cluster import Cluster
-from embmerge.remote.credentials import load_credentials
-from embmerge.remote.sync import sync
-from embmerge.settings import Settings
-base, stop = Path(sys.argv[1]), threading.Event()
-settings = Settings(credentials=base / ".credentials", connections=2, stall_timeout=5)
-cluster = Cluster(load_credentials("a", settings.credentials), settings, stop=stop)
-sync([cluster], base / "embeddings", settings, stop=stop)
-"""
+def start_sync(lab):
+    """`invoke sync`, as a person starts it in the folder above the shards."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("INVOKE_")}
+    own |= {"HOME": str(lab.home), "LANG": "C.UTF-8"}
+    command = [sys.executable, "-m", "invoke", "--search-root", str(ROOT), "sync", "--connections", "2"]
+    return subprocess.Popen(command, cwd=lab.local.parent, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def test_sigkill_at_ten_random_moments_then_a_run_to_the_end(lab, tmp_path):
+def test_sigkill_of_invoke_sync_at_ten_random_moments_then_a_run_to_the_end(lab):
     paths = lab.shards(3, rows=6000)
     size = sum(path.stat().st_size for path in paths)
     chance = random.Random(10)
     lab.relay.rate = 25 * MB  # what has passed is with the client then, and not somewhere in the system
     for _ in range(10):
         lab.relay.call_after(chance.randrange(50_000, size // 8), lambda: None)
-        run = subprocess.Popen([sys.executable, "-c", SYNC, tmp_path])
-        while not lab.relay.reached.wait(0.05) and run.poll() is None:
-            pass
-        run.send_signal(signal.SIGKILL)
-        run.wait()
+        with start_sync(lab) as run:
+            while not lab.relay.reached.wait(0.05) and run.poll() is None:
+                pass
+            run.kill()
+        assert run.returncode == -signal.SIGKILL
         if lab.local.exists():
             lab.same()
-    assert lab.sync().error is None
+    with start_sync(lab) as run:
+        _, said = run.communicate()
+    assert run.returncode == 0, said
     assert len(lab.same()) == 3
     assert not partials(lab.local)
     assert lab.relay.passed < size + 10 * (TWICE + OVERHEAD)
