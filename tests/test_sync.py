@@ -182,6 +182,30 @@ def test_checksum_fetches_what_differs_whatever_size_and_mtime_say(lab):
     assert len(lab.same()) == 2
 
 
+def test_checksum_gives_an_identical_shard_the_mtime_by_which_the_next_sync_knows_it(lab):
+    (path,) = lab.shards(1)
+    lab.sync()
+    os.utime(lab.local / path.name, (1_600_000_000, 1_600_000_000))
+    lab.sync(checksum=True)
+    assert [step.action for step in lab.sync().clusters[0].steps] == ["skip"]
+
+
+def test_checksum_writes_the_mtime_of_an_identical_shard_into_the_manifest(lab):
+    (path,) = lab.shards(1)
+    lab.sync()
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    lab.sync(checksum=True)
+    assert json.loads((lab.local / "manifest.json").read_text())["shards"][path.name]["mtime"] == 1_700_000_000
+
+
+def test_checksum_changes_no_mtime_in_a_dry_run(lab):
+    (path,) = lab.shards(1)
+    lab.sync()
+    os.utime(lab.local / path.name, (1_600_000_000, 1_600_000_000))
+    lab.sync(checksum=True, dry_run=True)
+    assert (lab.local / path.name).stat().st_mtime == 1_600_000_000
+
+
 def test_checksum_without_a_shell_is_a_connect_error(tmp_path):
     lab = Lab(tmp_path)
     lab.server._shell = None

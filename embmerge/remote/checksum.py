@@ -1,15 +1,19 @@
 """`sync --checksum`: what the cluster's own `sha256sum` says, and what the bytes that are here say."""
 
 import hashlib
+import os
 import re
 import shlex
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from embmerge.errors import ConnectError, ConnectionLost, RemoteDataError
 from embmerge.plaintext import printable
+from embmerge.remote import manifest
 from embmerge.remote.cluster import Cluster, RemoteFile
 
 _AT_ONCE = 32  # files a command, so that a command line never gets too long
@@ -54,6 +58,24 @@ def remote_sums(
 def same(directory: Path, sums: dict[str, str], stop: threading.Event) -> frozenset[str]:
     """The names of the files in `directory` whose bytes have the sha256 in `sums`."""
     return frozenset(name for name, sha256 in sums.items() if _local_sum(directory / name, stop) == sha256)
+
+
+def take_times(directory: Path, files: Iterable[RemoteFile]) -> None:
+    """Give shards in `directory` that are the same as `files` their mtime, by which a plain sync will know them.
+
+    One that belongs to somebody else keeps its own. Raises `DiskError`.
+    """
+    known = manifest.read(directory).shards
+    fresh = {}
+    for file in files:
+        path = directory / file.name
+        with suppress(OSError):
+            if int(path.stat().st_mtime) != file.mtime:
+                os.utime(path, (file.mtime, file.mtime))
+            if file.name in known and known[file.name].mtime != file.mtime:
+                fresh[file.name] = replace(known[file.name], mtime=file.mtime)
+    if fresh:
+        manifest.record(directory, shards=fresh)
 
 
 def _local_sum(path: Path, stop: threading.Event) -> str:

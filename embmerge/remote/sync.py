@@ -82,6 +82,9 @@ def sync(
     if not dry_run:
         for each in stale(kept, [file for look in seen.values() for file in look.files], list(seen)):
             each.discard()
+        if checksum:
+            skipped = (step.file for steps in plans.values() for step in steps if step.action == "skip")
+            checksums.take_times(directory, skipped)
         atomic.need(directory, sum(result.missing for result in results.values()) + _SPARE)
         works = {name: run.work(steps, kept) for name, steps in plans.items()}
         results |= run.fetch(seen, works, results, stop)
