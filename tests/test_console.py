@@ -75,22 +75,14 @@ def test_an_error_says_what_is_wrong_and_what_to_do_on_stderr():
     assert (out.getvalue(), err.getvalue()) == ("", "Error: gap: rows 5 - 9 are missing\n  look with: invoke inspect\n")
 
 
-def test_an_error_that_stands_there_already_is_not_repeated():
-    out, err = streams()
-    console = Console(PlainScreen(out, err))
-    for event in ALL_OF_IT:
-        console(event)
-    console.error(ConnectError("a: connection refused", hint="is sshd running?"))
-    assert err.getvalue() == "✗ connection refused\n  is sshd running?\n"
-
-
-def test_an_error_is_repeated_where_other_lines_came_between():
+def test_why_a_cluster_failed_is_not_repeated_at_the_end():
     out, err = streams()
     console = Console(PlainScreen(out, err))
     for event in (*ALL_OF_IT, e.ShardsFound("b", 2, 20)):
         console(event)
-    console.error(ConnectError("a: connection refused"))
-    assert err.getvalue().endswith("Error: a: connection refused\n")
+    console.show(CountResult(5, Path("x")))
+    console.error(ConnectError("a: connection refused", hint="is sshd running?"))
+    assert err.getvalue() == "✗ connection refused\n  is sshd running?\n"
 
 
 def test_quiet_leaves_errors_and_the_last_line():

@@ -118,7 +118,7 @@ def test_leftovers_are_told_from_work_in_progress():
 
 def test_what_could_not_be_looked_into_decides_nothing():
     lines = shown(error=ConnectError("tensor01: connection refused"))
-    assert "TENSOR01  not looked into: connection refused" in lines
+    assert "TENSOR01  not looked into" in lines  # why was said when it happened
     assert lines[-1] == "✗ Nobody can tell whether a merge would succeed: tensor01 could not be looked into"
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from embmerge.demo import clusters
 from embmerge.demo.dataset import Size
+from tests.servers import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRETS = ("password", "passphrase")
@@ -136,6 +138,34 @@ def test_a_mistake_gets_one_line_one_hint_and_its_exit_code(place, words, code, 
     assert what in first
     assert len(rest) <= 1
     assert "Traceback" not in ran.stderr
+
+
+@pytest.fixture
+def half_broken(place, tmp_path):
+    """A function: make a credentials folder in which tensor01 has a mistake."""
+
+    def make(**mistake):
+        folder = tmp_path / ".credentials"
+        shutil.copytree(place / ".credentials", folder)
+        path = folder / "tensor01.credentials"
+        path.write_text(json.dumps(json.loads(path.read_text()) | mistake))
+        return str(folder)
+
+    return make
+
+
+@pytest.mark.parametrize("task", ["verify-remote", "sync"])
+@pytest.mark.parametrize("why", ["authentication failed", "connection refused"])
+def test_why_a_cluster_failed_is_said_once(place, half_broken, task, why):
+    mistake = {"password": "wrong"} if why == "authentication failed" else {"port": free_port()}
+    ran = invoke(place, task, "--credentials", half_broken(**mistake), INVOKE_EMBMERGE_RETRIES="0")
+    assert ran.returncode == 3
+    assert (ran.stdout + ran.stderr).count(why) == 1
+
+
+def test_a_sync_that_is_not_complete_ends_with_whose_shards_are_missing(place, half_broken):
+    ran = invoke(place, "sync", "--credentials", half_broken(password="wrong"))
+    assert ran.stdout.endswith("\n✗ Not complete: tensor01 failed\n")
 
 
 def test_the_environment_overrides_invoke_yaml(place):

@@ -54,7 +54,7 @@ class Console:
         self._last = ""  # the last line of the last result: all that --quiet leaves of it
         self._parted = True
         self._rungs: list[str] = []  # what broke on doctor's ladder, which is read as a whole
-        self._failure = ""  # the error that was printed last, if nothing was printed since
+        self._failures: set[str] = set()  # errors that were printed
 
     @classmethod
     def choose(
@@ -120,7 +120,7 @@ class Console:
                 self._part()
                 self._write([self._prefix(cluster) + line for line in said], error=failed or (broken and self._quiet))
             if isinstance(event, ClusterFailed):
-                self._failure = event.message
+                self._failures.add(event.message)
             if isinstance(event, Checked) and broken:
                 self._rungs.append(event.text)
 
@@ -149,14 +149,14 @@ class Console:
             self._last = ""
             if self._stdout and self._document["ok"]:
                 self._document |= {"ok": False, "error": jsonify(error)}
-            if self._failure == error.message or any(error.message.endswith(text) for text in self._rungs):
+            if error.message in self._failures or any(error.message.endswith(text) for text in self._rungs):
                 return  # it stands there already, as the line of its cluster or as a rung
             asked_for = isinstance(error, Interrupted)  # no failure: somebody wanted it
             said = [error.message[:1].upper() + error.message[1:] if asked_for else f"Error: {error.message}"]
             if error.hint:
                 said.append(f"  {error.hint}")
             self._write(said, error=True)
-            self._failure = error.message
+            self._failures.add(error.message)
 
     def next(self, *commands: str) -> None:
         """End with what a person does next: whole commands, with their own paths in them."""
@@ -192,7 +192,7 @@ class Console:
                 pause = self.beat()
 
     def _write(self, said: list[str], *, error: bool = False) -> None:
-        self._printed_at, self._failure = self._clock(), ""
+        self._printed_at = self._clock()
         text = "\n".join(said)
         if self._held is None:
             self._screen.write(text, error=error)

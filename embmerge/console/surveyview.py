@@ -45,7 +45,7 @@ def survey_lines(survey: "Survey", width: int | None) -> list[str]:
 
 def _cluster(each: "ClusterSurvey", width: int | None) -> list[str]:
     if each.error:
-        return ["", f"{each.cluster.upper()}  not looked into: {each.error.message.removeprefix(f'{each.cluster}: ')}"]
+        return ["", f"{each.cluster.upper()}  not looked into"]
     lines = ["", f"{each.cluster.upper()}  {printable(each.remote_dir)}"]
     lines += table(_COLUMNS, [_row(finding) for finding in each.findings], width)
     whole = {finding.file.name.removesuffix(".pkl") for finding in each.findings if finding.header}

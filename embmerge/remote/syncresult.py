@@ -53,7 +53,9 @@ class SyncResult:
         return max(times, default=0.0) if len(times) == len(busy) else None
 
     def __str__(self) -> str:
-        return "\n".join(_planned(self) if self.dry_run else _done(self))
+        failed = ", ".join(each.cluster for each in self.clusters if each.error)
+        verdict = [f"✗ Not complete: {failed} failed"] if failed else []
+        return "\n".join([*(_planned(self) if self.dry_run else _done(self)), *verdict])
 
 
 def _planned(result: SyncResult) -> Iterator[str]:
