@@ -7,7 +7,7 @@ import pytest
 
 from embmerge import events as e
 from embmerge.console import Console
-from embmerge.console.board import Board
+from embmerge.console.board import WINDOW, Board
 from embmerge.console.layout import layout
 from embmerge.console.live import LiveScreen
 from embmerge.errors import EmbmergeError
@@ -58,6 +58,47 @@ def test_a_wide_window_shows_clusters_shards_and_the_total(board):
         "  [3/8] cluster2_gpu2.pkl ━━━━━━━━━━━━────────────  50% 24.00 MB of 48.00 MB",
         "total ━━━━──────────── 2/16 files, 192.00 MB of 768.00 MB, 24.0 MB/s, 24 s left",
     ]
+
+
+def silent(seconds, *, started=True):
+    """The last line of the display when no byte has come for so long, of a shard that began at 60 s."""
+    clock = Clock()
+    board = Board(clock)
+    board.apply(e.SyncStarted("tensor01", Path("embeddings")))
+    board.apply(e.ShardsFound("tensor01", 8, 8 * 48 * MB))
+    clock.now = 60.0
+    if started:
+        board.apply(e.ShardStarted(*shard("tensor01", 1), resumed=0))
+    clock.now += seconds
+    return layout(board, 79, 24)[-1]
+
+
+def test_a_line_on_which_the_first_byte_is_still_to_come_is_not_stalled():
+    assert silent(WINDOW - 1).endswith("0 B of 384.00 MB, 0 B/s")
+
+
+def test_a_line_that_is_silent_from_the_beginning_is_stalled_after_a_while():
+    assert silent(WINDOW + 1).endswith("0 B/s, stalled")
+
+
+def test_nothing_is_stalled_before_the_first_shard_was_begun():
+    assert silent(WINDOW + 1, started=False).endswith("0 B of 384.00 MB, 0 B/s")
+
+
+def test_a_line_that_falls_silent_is_stalled(board):
+    board._clock.now = WINDOW + 1
+    assert layout(board, 79, 24)[-1].endswith("0 B/s, stalled")
+
+
+def test_the_rate_counts_from_the_first_shard_on_and_not_from_the_login():
+    clock = Clock()
+    board = Board(clock)
+    board.apply(e.SyncStarted("tensor01", Path("embeddings")))
+    clock.now = 5.0
+    board.apply(e.ShardStarted(*shard("tensor01", 1), resumed=0))
+    clock.now = 6.0
+    board.apply(e.ShardProgress(*shard("tensor01", 1), done=12 * MB))
+    assert board.rate() == 12 * MB
 
 
 @pytest.mark.parametrize("width", [1, 10, 20, 30, 40, 57, 60, 77, 80, 200])

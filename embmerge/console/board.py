@@ -13,20 +13,34 @@ WINDOW = 10.0  # seconds a rate looks back: long enough to be steady, short enou
 
 @dataclass
 class Meter:
-    """Bytes a second over the last `WINDOW` seconds."""
+    """Bytes a second over the last `WINDOW` seconds; `began` is when the first could have come."""
 
-    began: float
+    began: float | None = None
     arrivals: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def begin(self, now: float) -> None:
+        """From now on bytes are asked for."""
+        if self.began is None:
+            self.began = now
 
     def add(self, now: float, nbytes: int) -> None:
         """`nbytes` more have arrived."""
+        self.begin(now)
         self.arrivals.append((now, nbytes))
         self._forget(now)
 
     def rate(self, now: float) -> float:
         """Bytes a second, 0 if none came lately."""
         self._forget(now)
-        return sum(n for _, n in self.arrivals) / max(min(WINDOW, now - self.began), 0.1)
+        return sum(n for _, n in self.arrivals) / max(min(WINDOW, self._age(now)), 0.1)
+
+    def stalled(self, now: float) -> bool:
+        """Whether none came for `WINDOW` seconds, though they were asked for."""
+        self._forget(now)
+        return not self.arrivals and self._age(now) > WINDOW
+
+    def _age(self, now: float) -> float:
+        return 0.0 if self.began is None else now - self.began
 
     def _forget(self, now: float) -> None:
         while self.arrivals and self.arrivals[0][0] < now - WINDOW:
@@ -49,7 +63,7 @@ class ClusterState:
     """One cluster: what it is doing (`state`), its files and bytes, its shards in flight."""
 
     name: str
-    meter: Meter
+    meter: Meter = field(default_factory=Meter)
     state: str = "waiting"
     remote_dir: str = ""
     files: int = 0
@@ -73,7 +87,7 @@ class Board:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._meter = Meter(clock())
+        self._meter = Meter()
         self.clusters: dict[str, ClusterState] = {}
         self.syncing = False
         self.stage = ""  # of a merge; '' when none runs
@@ -89,7 +103,7 @@ class Board:
     def cluster(self, name: str) -> ClusterState:
         """The state of cluster `name`, made at its first mention."""
         if name not in self.clusters:
-            self.clusters[name] = ClusterState(name, Meter(self._clock()))
+            self.clusters[name] = ClusterState(name)
         return self.clusters[name]
 
     def rate(self, cluster: ClusterState | None = None) -> float:
@@ -115,6 +129,11 @@ class Board:
         rate = self.rate()
         return max(0, total - done) / rate if rate > 0 else None
 
+    @property
+    def stalled(self) -> bool:
+        """Whether bytes should arrive, and have not for a while."""
+        return self._meter.stalled(self._clock())
+
     def summary(self) -> str:
         """One line about what is going on, for the heartbeat."""
         if self.stage:
@@ -124,7 +143,8 @@ class Board:
         if self.syncing and total:
             here, all_bytes = self.nbytes
             left = self.seconds_left
-            rest = f", {time_left(left)} left" if left is not None else ", nothing arriving at the moment"
+            silence = ", nothing arriving at the moment" if self.stalled else ""
+            rest = f", {time_left(left)} left" if left is not None else silence
             text = f"{done} of {total} files, {size(here)} of {size(all_bytes)}, {rate(self.rate())}{rest}"
             return f"Still syncing: {text}"
         busy = [f"{c.name} {c.state}" for c in self.clusters.values() if not c.over]
@@ -192,6 +212,8 @@ class Board:
     @apply.register
     def _(self, event: e.ShardStarted) -> None:
         cluster = self._fetching(event)
+        self._meter.begin(self._clock())
+        cluster.meter.begin(self._clock())
         cluster.flights[event.name] = Flight(event.index, event.name, event.nbytes, event.resumed, event.resumed)
 
     @apply.register

@@ -60,7 +60,7 @@ def _total(board: Board, width: int, *, utf8: bool) -> str:
     left = board.seconds_left
     speed = rate(board.rate())
     if done < total:
-        speed += f", {time_left(left)} left" if left is not None else ", stalled"
+        speed += f", {time_left(left)} left" if left is not None else ", stalled" * board.stalled
     full = f"{files_done}/{files} files, {size(done)} of {size(total)}, {speed}"
     short = f"{files_done}/{files}, {size(done)}, {speed}"
     return _with_bar("total ", (done, total), (full, short, speed), width, utf8=utf8)
