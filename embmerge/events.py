@@ -94,10 +94,11 @@ class Connected(ClusterEvent):
 
 @dataclass(frozen=True)
 class ShardsFound(ClusterEvent):
-    """The listing is read: `count` shards of `nbytes` in all."""
+    """The listing of `remote_dir`, an absolute path, is read: `count` shards of `nbytes` in all."""
 
     count: int
     nbytes: int
+    remote_dir: str = ""
 
 
 @dataclass(frozen=True)

@@ -78,9 +78,21 @@ def test_lines_of_several_clusters_say_whose_they_are():
     ]
 
 
-def test_the_directory_below_the_home_is_shown_as_such_until_it_is_known():
-    asked = e.SyncStarted("tensor01", Path("x")), e.Connecting("tensor01", "host:2222", "data/emb")
-    assert "Remote directory: ~/data/emb" in printed(*asked, e.Connected("tensor01", "/home/u/data/emb"))
+def test_a_directory_below_the_home_is_told_when_its_absolute_path_is_known():
+    story = e.Connecting("tensor01", "host:2222", "data/emb"), e.Connected("tensor01", "data/emb")
+    seen = printed(e.SyncStarted("tensor01", Path("x")), *story, e.ShardsFound("tensor01", 8, 5, "/home/u/data/emb"))
+    assert seen[2:] == [
+        "Connecting to host:2222...",
+        "✓ Connected",
+        "Remote directory: /home/u/data/emb",
+        "Found 8 embedding files",
+    ]
+
+
+def test_a_sync_that_follows_a_look_begins_with_the_absolute_path():
+    look = e.Connecting("tensor01", "host:2222", "data/emb"), e.ShardsFound("tensor01", 8, 5, "/home/u/data/emb")
+    seen = printed(*look, e.SyncStarted("tensor01", Path("x")), e.ShardsFound("tensor01", 8, 5, "/home/u/data/emb"))
+    assert seen[-2:] == ["Remote directory: /home/u/data/emb", "Found 8 embedding files"]
 
 
 def test_a_directory_that_was_not_told_before_is_told_when_connected():

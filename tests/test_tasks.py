@@ -69,6 +69,12 @@ def test_one_cluster_alone_needs_no_name_before_its_lines(place):
     assert "\nSYNCING FROM TENSOR01\nOutput directory: alone\n" in f"\n{ran.stdout}"
 
 
+def test_a_sync_tells_the_absolute_path_of_the_remote_directory(place):
+    ran = invoke(place, "sync", "--cluster", "tensor01", "--dry-run")
+    told = [line for line in ran.stdout.splitlines() if line.startswith("Remote directory: ")]
+    assert told == ["Remote directory: /mapper_embeddings/embeddings"]
+
+
 def test_a_second_sync_fetches_nothing(place, done):
     assert "unchanged" in invoke(place, "sync").stdout
 

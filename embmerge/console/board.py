@@ -65,7 +65,7 @@ class ClusterState:
     name: str
     meter: Meter = field(default_factory=Meter)
     state: str = "waiting"
-    remote_dir: str = ""
+    remote_dir: str = ""  # '' until its absolute path is known
     files: int = 0
     files_done: int = 0
     nbytes: int = 0
@@ -80,6 +80,11 @@ class ClusterState:
     def received(self) -> int:
         """Bytes that are here, of whole shards and of those in flight."""
         return self.bytes_done + sum(flight.done for flight in self.flights.values())
+
+    def located(self, remote_dir: str) -> None:
+        """Its remote directory was named, perhaps by a path below the login's home, whose place nobody knows yet."""
+        if remote_dir.startswith("/"):
+            self.remote_dir = self.remote_dir or remote_dir
 
 
 class Board:
@@ -164,17 +169,20 @@ class Board:
     @apply.register
     def _(self, event: e.Connecting) -> None:
         cluster = self.cluster(event.cluster)
-        cluster.state, cluster.remote_dir = "connecting", event.remote_dir
+        cluster.state = "connecting"
+        cluster.located(event.remote_dir)
 
     @apply.register
     def _(self, event: e.Connected) -> None:
         cluster = self.cluster(event.cluster)
-        cluster.state, cluster.remote_dir = "connected", event.remote_dir
+        cluster.state = "connected"
+        cluster.located(event.remote_dir)
 
     @apply.register
     def _(self, event: e.ShardsFound) -> None:
         cluster = self.cluster(event.cluster)
         cluster.files, cluster.nbytes, cluster.state = event.count, event.nbytes, "listed"
+        cluster.located(event.remote_dir)
 
     @apply.register
     def _(self, event: e.ShardInspected) -> None:

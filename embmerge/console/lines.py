@@ -36,9 +36,7 @@ def _(event: e.Checked, board: Board) -> list[str]:
 
 @lines.register
 def _(event: e.Connecting, board: Board) -> list[str]:
-    cluster = board.cluster(event.cluster)
-    told = [f"Remote directory: {_below_home(event.remote_dir)}"] if event.remote_dir and cluster.syncing else []
-    return [*told, f"Connecting to {printable(event.address)}..."]
+    return [*_located(event, board), f"Connecting to {printable(event.address)}..."]
 
 
 @lines.register
@@ -51,14 +49,12 @@ def _(event: e.HostKeyAccepted, board: Board) -> list[str]:  # noqa: ARG001
 
 @lines.register
 def _(event: e.Connected, board: Board) -> list[str]:
-    cluster = board.cluster(event.cluster)
-    untold = cluster.syncing and not cluster.remote_dir
-    return ["✓ Connected", *([f"Remote directory: {printable(event.remote_dir)}"] if untold else [])]
+    return ["✓ Connected", *_located(event, board)]
 
 
 @lines.register
-def _(event: e.ShardsFound, board: Board) -> list[str]:  # noqa: ARG001
-    return [f"Found {event.count} embedding file{'s' * (event.count != 1)}"]
+def _(event: e.ShardsFound, board: Board) -> list[str]:
+    return [*_located(event, board), f"Found {event.count} embedding file{'s' * (event.count != 1)}"]
 
 
 @lines.register
@@ -89,7 +85,7 @@ def _(event: e.SyncStarted, board: Board) -> list[str]:
     return [
         f"SYNCING FROM {event.cluster.upper()}",
         f"Output directory: {event.directory}",
-        *([f"Remote directory: {_below_home(remote_dir)}"] if remote_dir else []),
+        *([f"Remote directory: {printable(remote_dir)}"] if remote_dir else []),
     ]
 
 
@@ -98,8 +94,11 @@ def _without(cluster: str, message: str) -> str:
     return message.removeprefix(f"{cluster}: ")
 
 
-def _below_home(remote_dir: str) -> str:
-    return printable(remote_dir if remote_dir.startswith(("/", "~")) else f"~/{remote_dir}")
+def _located(event: e.Connecting | e.Connected | e.ShardsFound, board: Board) -> list[str]:
+    """Where a sync looks, as soon as its absolute path is known."""
+    cluster = board.cluster(event.cluster)
+    known = cluster.syncing and not cluster.remote_dir and event.remote_dir.startswith("/")
+    return [f"Remote directory: {printable(event.remote_dir)}"] if known else []
 
 
 def _shard(event: e.ShardEvent) -> str:

@@ -113,7 +113,7 @@ def _look_in_one_session(cluster: Cluster, observer: Observer) -> ClusterSurvey:
 def _look(cluster: Cluster, observer: Observer) -> ClusterSurvey:
     listing = cluster.listing()
     files = listing.shards
-    observer(ShardsFound(cluster.name, len(files), sum(file.nbytes for file in files)))
+    observer(ShardsFound(cluster.name, len(files), sum(file.nbytes for file in files), listing.remote_dir))
     if not files:
         raise cluster.no_shards(listing)
     findings = []

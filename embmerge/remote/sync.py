@@ -116,7 +116,7 @@ class _Run:
             files = listing.shards
             if not files:
                 raise cluster.no_shards(listing)
-            self.observer(ShardsFound(cluster.name, len(files), sum(file.nbytes for file in files)))
+            self.observer(ShardsFound(cluster.name, len(files), sum(file.nbytes for file in files), listing.remote_dir))
             if not self.checksum:
                 return _Look(cluster, files, {}, None)
             sums = checksums.remote_sums(cluster, files, timeout=self.settings.stall_timeout, stop=self.halt)
