@@ -114,6 +114,16 @@ def test_a_dry_run_knows_the_last_rate(lab):
     assert "at the last known rate" in str(lab.sync(dry_run=True))
 
 
+def test_a_dry_run_knows_the_rate_of_an_interrupted_sync(lab):
+    lab.shards(1, rows=16_000)
+    lab.relay.rate = 20 * MB
+    lab.relay.call_after(6 * MB, lab.stop.set)
+    with pytest.raises(Interrupted):
+        lab.sync()
+    lab.stop.clear()
+    assert "at the last known rate" in str(lab.sync(dry_run=True))
+
+
 def test_two_clusters_with_the_same_name_are_refused_before_anything_is_downloaded(lab, tmp_path):
     lab.shards(1)
     with Lab(tmp_path, name="b") as other:

@@ -195,21 +195,21 @@ class _Run:
         return {name: self.ended(results[name], works[name], outcome) for name, outcome in outcomes.items()}
 
     def transfer(self, look: _Look, work: Work) -> float:
-        """Fetch from one cluster; returns how many seconds it took."""
+        """Fetch from one cluster; returns how many seconds it took. Keeps the rate, also if it was stopped."""
         began = time.monotonic()
         expected = Expected(self.headers, look.sums)
         Transfer(look.cluster, work, self.settings, pace=self.pace, observer=self.observer, halt=self.halt).run(
             self.directory, expected
         )
-        return time.monotonic() - began
+        seconds = time.monotonic() - began
+        if rate := _rate(work, seconds):
+            manifest.record(self.directory, rates={look.cluster.name: rate})
+        return seconds
 
     def ended(self, before: ClusterResult, work: Work, outcome: float | EmbmergeError) -> ClusterResult:
         """The result of a cluster whose transfer has ended with so many seconds or an error."""
         error = outcome if isinstance(outcome, EmbmergeError) else _of_all(work.failures, len(before.steps))
         seconds = 0.0 if isinstance(outcome, EmbmergeError) else outcome
-        rate = work.received / seconds if seconds and work.received > _TELLS_A_RATE else before.rate
-        if rate and rate != before.rate:
-            manifest.record(self.directory, rates={before.cluster: rate})
         if error:
             self.observer(ClusterFailed(before.cluster, error.message, error.hint))
         else:
@@ -220,9 +220,14 @@ class _Run:
             failures={each.file.name: each.error.message for each in work.failures if each.error},
             received=work.received,
             seconds=seconds,
-            rate=rate,
+            rate=_rate(work, seconds) or before.rate,
             error=error,
         )
+
+
+def _rate(work: Work, seconds: float) -> float | None:
+    """Bytes a second; None if too few came to tell."""
+    return work.received / seconds if seconds and work.received > _TELLS_A_RATE else None
 
 
 def _of_all(failures: Iterable[Download], total: int) -> EmbmergeError | None:
