@@ -257,13 +257,13 @@ def _fleet(s: Session) -> Any:
 
 
 def _look(s: Session, fleet: "Fleet", wait: str | None, *, merging: bool) -> "dict[str, ShardHeader]":
-    from embmerge.remote.fleet import terms
+    from embmerge.remote.fleet import counting
     from embmerge.remote.waiting import minutes, survey_when_done
 
     s.console.expect([cluster.name for cluster in fleet.clusters])
     found = survey_when_done(
         fleet.clusters,
-        terms(s.settings, fleet.others, merging=merging),
+        counting(s.settings, fleet.others, merging=merging),
         minutes(wait),
         observer=s.console,
         stop=s.stop,

@@ -3,7 +3,7 @@
 import pytest
 
 from embmerge.errors import CredentialsError, LocalDataError
-from embmerge.remote.fleet import fleet, terms
+from embmerge.remote.fleet import counting, fleet, terms
 from tests.servers import Login, embedded
 from tests.shards import make_dataset
 
@@ -83,6 +83,17 @@ def test_to_look_without_articles_goes_by_the_number_that_is_expected(wanted, tm
 def test_to_merge_takes_articles(wanted, tmp_path):
     with pytest.raises(LocalDataError, match=r"none\.pkl"):
         wanted(articles=tmp_path / "none.pkl", merging=True)
+
+
+@pytest.mark.parametrize("articles", ["none.pkl", "job/embeddings/cluster0_gpu0.pkl"])
+def test_a_file_that_holds_no_articles_is_known_before_they_are_counted(desk, wanted, tmp_path, articles):
+    with pytest.raises(LocalDataError, match="articles file"):
+        counting(desk.settings(articles=tmp_path / articles), (), merging=True)
+
+
+def test_articles_are_counted_once_however_often_they_are_asked_for(desk, wanted, tmp_path):
+    find = counting(desk.settings(articles=next((tmp_path / "job").glob("*.pkl"))), (), merging=True)
+    assert find() is find()
 
 
 def test_another_number_of_articles_than_expected_is_an_error_before_the_download(wanted):

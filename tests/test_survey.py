@@ -4,12 +4,13 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from embmerge.errors import ConnectError, ConnectionLost, LoginError, RemoteDataError
+from embmerge.errors import ConnectError, ConnectionLost, Interrupted, LocalDataError, LoginError, RemoteDataError
 from embmerge.events import ClusterDone, ClusterFailed, ShardInspected, ShardsFound
 from embmerge.remote.survey import Terms, survey
 from tests.relay import Relay
@@ -204,6 +205,55 @@ def test_a_refused_login_beats_what_lies_on_the_other(fleet):
     fleet.write("b", port=fleet.servers["b"].port, username="me", password="wrong")
     fleet.write("a", port=fleet.servers["a"].port, username="me", password="pw", remote_dir="nowhere")
     assert isinstance(look(fleet).error, LoginError)
+
+
+def test_terms_are_found_while_the_clusters_are_asked(fleet):
+    asked = threading.Event()
+
+    def see(event):
+        if isinstance(event, ShardsFound):
+            asked.set()
+
+    def find():
+        assert asked.wait(10)
+        return Terms(articles=4 * ROWS)
+
+    assert survey([fleet.cluster(name) for name in "ab"], find, observer=see, stop=fleet.stop).ok
+
+
+def no_articles():
+    raise LocalDataError("articles file missing")
+
+
+def test_terms_that_cannot_be_found_beat_a_cluster_that_cannot_be_asked(fleet):
+    fleet.write("a", port=free_port(), username="me", password="pw")
+    with pytest.raises(LocalDataError):
+        survey([fleet.cluster("a", retries=0)], no_articles, stop=fleet.stop)
+
+
+def test_terms_that_cannot_be_found_end_the_wait_for_a_cluster(fleet):
+    with Relay(fleet.servers["a"].port) as relay:
+        fleet.write("a", port=relay.port, username="me", password="pw", remote_dir="emb")
+        relay.freeze()
+        began = time.monotonic()
+        with pytest.raises(LocalDataError):
+            survey([fleet.cluster("a", connect_timeout=20)], no_articles, stop=fleet.stop)
+        assert time.monotonic() - began < 2
+
+
+def test_a_stop_does_not_wait_for_the_terms(fleet):
+    found = threading.Event()
+
+    def find():
+        fleet.stop.set()
+        found.wait(10)
+        return Terms()
+
+    began = time.monotonic()
+    with pytest.raises(Interrupted):
+        survey([], find, stop=fleet.stop)
+    assert time.monotonic() - began < 1
+    found.set()
 
 
 def test_a_line_that_drops_during_the_look_is_opened_again(fleet, monkeypatch):

@@ -1,11 +1,12 @@
 """The clusters that a task asks, and what a merge would ask of them."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache, partial
 
-from embmerge.articles import count_articles
+from embmerge.articles import count_articles, first_article
 from embmerge.errors import LocalDataError
 from embmerge.events import Observer
 from embmerge.remote.cluster import Cluster
@@ -64,6 +65,16 @@ def terms(settings: Settings, others: tuple[str, ...], *, merging: bool) -> Term
         others=() if merging else others,
         local=local,
     )
+
+
+def counting(settings: Settings, others: tuple[str, ...], *, merging: bool) -> Callable[[], Terms]:
+    """How to find the `terms`, which takes seconds; once they are found, they are at hand.
+
+    Raises `LocalDataError` at once if there is no articles file, or what is there is none.
+    """
+    if merging or settings.articles.exists():
+        first_article(settings.articles)
+    return cache(partial(terms, settings, others, merging=merging))
 
 
 def _local(settings: Settings) -> tuple[ShardHeader, ...]:

@@ -1,7 +1,7 @@
 """`verify-remote`: look into every remote shard without downloading it, and say whether a merge would succeed."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from shlex import quote
@@ -16,6 +16,7 @@ from embmerge.remote.together import together
 from embmerge.shard import ShardHeader
 
 Verdict = Literal["ok", "growing", "truncated", "unreadable", "odd"]
+_TERMS = ""  # no cluster's name
 
 
 @dataclass(frozen=True)
@@ -85,24 +86,33 @@ class Terms:
     local: tuple[ShardHeader, ...] = field(default=(), repr=False)
 
 
-def survey(clusters: Sequence[Cluster], terms: Terms, *, observer: Observer = ignore, stop: threading.Event) -> Survey:
+def survey(
+    clusters: Sequence[Cluster],
+    terms: Terms | Callable[[], Terms],
+    *,
+    observer: Observer = ignore,
+    stop: threading.Event,
+) -> Survey:
     """Look into all `clusters` at the same time, and judge what they hold by `terms`.
 
-    What is wrong on a cluster, or with its connection, is in the result. Raises `Interrupted` when `stop` is set.
+    Terms that are a function are found meanwhile; its error is raised, and `stop` set for the looks to end. What is
+    wrong on a cluster, or with its connection, is in the result. Raises `Interrupted` when `stop` is set.
     """
-    looks = {
-        cluster.name: partial(cluster.working, partial(_look_in_one_session, cluster, observer)) for cluster in clusters
-    }
-    outcomes = together(looks, stop=stop, halt=threading.Event())
+    work: dict[str, Callable[[], ClusterSurvey | Terms]] = {_TERMS: terms if callable(terms) else lambda: terms}
+    for cluster in clusters:
+        work[cluster.name] = partial(cluster.working, partial(_look_in_one_session, cluster, observer))
+    outcomes = together(work, stop=stop, halt=threading.Event(), deciding=_TERMS)
+    found = outcomes.pop(_TERMS)
+    assert isinstance(found, Terms)  # or its error was raised
     surveys = []
     for name, outcome in outcomes.items():
         if isinstance(outcome, EmbmergeError):
             observer(ClusterFailed(name, outcome.message, outcome.hint))
             surveys.append(ClusterSurvey(name, error=outcome))
-        else:
+        elif isinstance(outcome, ClusterSurvey):
             surveys.append(outcome)
     order = [cluster.name for cluster in clusters]
-    return judge(sorted(surveys, key=lambda each: order.index(each.cluster)), terms)
+    return judge(sorted(surveys, key=lambda each: order.index(each.cluster)), found)
 
 
 def _look_in_one_session(cluster: Cluster, observer: Observer) -> ClusterSurvey:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from embmerge.errors import EmbmergeError, Interrupted
@@ -14,43 +14,58 @@ Outcome = TypeVar("Outcome")
 
 
 def together(
-    work: Mapping[str, Callable[[], Outcome]], *, stop: threading.Event, halt: threading.Event
+    work: Mapping[str, Callable[[], Outcome]],
+    *,
+    stop: threading.Event,
+    halt: threading.Event,
+    deciding: str | None = None,
 ) -> dict[str, Outcome | EmbmergeError]:
     """What each piece of work returns, or the `EmbmergeError` that it raises; any other exception is raised here.
 
     Waits in such a way that signals are seen. When `stop` is set, or Ctrl-C comes, `halt` is set for the work to end.
     Raises `Interrupted` then, when all have ended or time is up.
+
+    An error of the piece called `deciding` stops the others, and is raised whatever became of them. After `stop` nobody
+    waits for that piece: it only reads.
     """
     outcomes: dict[str, Outcome | EmbmergeError] = {}
     bugs: list[BaseException] = []
+    decided: list[EmbmergeError] = []
 
     def run(name: str, piece: Callable[[], Outcome]) -> None:
         try:
             outcomes[name] = piece()
         except EmbmergeError as error:
             outcomes[name] = error
+            if name == deciding:
+                decided.append(error)
         except BaseException as error:  # noqa: BLE001  raised below
             bugs.append(error)
 
-    threads = [threading.Thread(target=run, args=item, name=item[0], daemon=True) for item in work.items()]
-    for thread in threads:
+    threads = {item[0]: threading.Thread(target=run, args=item, name=item[0], daemon=True) for item in work.items()}
+    for thread in threads.values():
         thread.start()
     try:
-        _join(threads, stop)
+        _join(threads.values(), lambda: bool(decided) or stop.is_set())
     except KeyboardInterrupt:
         stop.set()
-    if stop.is_set():
+    if decided or stop.is_set():
+        stop.set()
         halt.set()
-        deadline = time.monotonic() + LEAVE_WITHIN
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        raise Interrupted("stopped")
+        _let_end(thread for name, thread in threads.items() if name != deciding)
+        raise decided[0] if decided else Interrupted("stopped")
     if bugs:
         raise bugs[0]
     return {name: outcomes[name] for name in work}
 
 
-def _join(threads: list[threading.Thread], stop: threading.Event) -> None:
+def _let_end(threads: Iterable[threading.Thread]) -> None:
+    deadline = time.monotonic() + LEAVE_WITHIN
     for thread in threads:
-        while thread.is_alive() and not stop.is_set():
+        thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def _join(threads: Iterable[threading.Thread], over: Callable[[], bool]) -> None:
+    for thread in threads:
+        while thread.is_alive() and not over():
             thread.join(_LOOK_AROUND)

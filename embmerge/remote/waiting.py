@@ -62,7 +62,7 @@ def minutes(text: str | None) -> float:
 
 def survey_when_done(
     clusters: Sequence[Cluster],
-    terms: Terms,
+    terms: Terms | Callable[[], Terms],
     most: float,
     *,
     observer: Observer = ignore,
