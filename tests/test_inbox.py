@@ -124,3 +124,20 @@ def test_silence_counts_from_the_last_byte_or_request():
     assert inbox.silent_for() == 2
     inbox.listen()
     assert inbox.silent_for() == 0
+
+
+def test_a_patient_reader_is_woken_for_several_answers_at_once():
+    inbox = inbox_for(*(Read(b"h", 10 * n, 5, File()) for n in range(3)))
+    inbox.patience = 2
+    inbox.feed(data(1, b"hello"))
+    assert not inbox.read_ready()
+    inbox.feed(data(2, b"hello"))
+    assert inbox.read_ready()
+
+
+@pytest.mark.parametrize("answer", [status(1), data(1, b"hel")], ids=["a refusal", "less than was asked for"])
+def test_a_patient_reader_is_woken_for_what_it_did_not_expect(answer):
+    inbox = inbox_for(Read(b"h", 0, 5, File()))
+    inbox.patience = 9
+    inbox.feed(answer)
+    assert inbox.read_ready()

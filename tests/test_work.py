@@ -155,3 +155,38 @@ def test_whatever_is_given_back_every_byte_arrives_once(tmp_path, seed):
         while download := work.take_check():
             work.finished(download)
     assert total == 5 * MB + 3 + 2 * MB
+
+
+def test_each_connection_stays_with_its_own_file(tmp_path):
+    work = work_on(tmp_path, 20 * MB, 20 * MB)
+    one, other = work.take(), work.take()
+    assert one.download is not other.download
+    for last in (one, other):
+        more = work.take(last.download)
+        assert (more.download, more.start) == (last.download, last.end)
+
+
+def test_a_connection_without_a_file_of_its_own_helps_with_another(tmp_path):
+    work = work_on(tmp_path, 20 * MB, 1000)
+    large, small = work.take(), work.take()
+    assert work.take(small.download).download is large.download
+
+
+def test_bytes_that_come_in_order_are_hashed_as_they_come(tmp_path):
+    work = work_on(tmp_path, 1000)
+    download = work.take().download
+    download.write(0, [memoryview(b"a" * 600), memoryview(b"b" * 100)])
+    download.write(700, [memoryview(b"c" * 300)])
+    assert download.digest.nbytes == 1000
+    assert download.digest.hexdigest() == hashlib.sha256(b"a" * 600 + b"b" * 100 + b"c" * 300).hexdigest()
+
+
+def test_bytes_that_came_too_early_are_hashed_when_their_turn_comes(tmp_path):
+    work = work_on(tmp_path, 1000)
+    download = work.take().download
+    for start, text in ((600, b"b" * 400), (0, b"a" * 600)):
+        download.write(start, [memoryview(text)])
+        work.arrived(download, start, start + len(text))
+    assert download.digest.nbytes == 600
+    download.digest.follow(download.partial, threading.Event())
+    assert download.digest.hexdigest() == hashlib.sha256(b"a" * 600 + b"b" * 400).hexdigest()

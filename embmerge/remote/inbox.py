@@ -57,8 +57,8 @@ class Inbox:
     """Answers by the side of the transport's thread (`feed`, `close`) and by that of the channel's user (the rest).
 
     `read` is what `Channel.recv` calls. It gives back an object as long as what arrived: paramiko measures it, to tell
-    the server how much more it may send, and looks no closer. It returns when there are answers to take, or at least
-    every `wake_at` bytes.
+    the server how much more it may send, and looks no closer. It returns when there are answers to take (of reads that
+    are whole: `patience` of them), or at least every `wake_at` bytes.
     """
 
     def __init__(self, wake_at: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -72,6 +72,8 @@ class Inbox:
         self._parts: list[memoryview] = []  # of `_reading`, on their way to its sink
         self._number = self._left = self._nbytes = 0
         self._replies: list[Reply] = []
+        self._urgent = False  # whether one of them is worth waking up for by itself
+        self.patience = 1
         self._unacknowledged = 0
         self._heard = clock()
         self._shut = False
@@ -80,15 +82,20 @@ class Inbox:
 
     # --- the transport's thread
 
-    def feed(self, data: bytes | memoryview) -> None:
+    def feed(self, data: bytes) -> None:
         """Take the next bytes of the channel. Nothing is raised here: it would end the whole transport."""
+        self.feed_all([memoryview(data)])
+
+    def feed_all(self, parts: Sequence[memoryview]) -> None:
+        """The same for what came in several packets."""
         with self._news:
             if self._shut or self.failure:
                 return
             self._heard = self._clock()
-            self._unacknowledged += len(data)
             try:
-                self._parse(memoryview(data))
+                for data in parts:
+                    self._unacknowledged += len(data)
+                    self._parse(data)
             except Exception as error:  # noqa: BLE001  raised in the user's thread instead
                 self.failure = error
             if self._has_news():
@@ -128,6 +135,7 @@ class Inbox:
         """The answers that are complete."""
         with self._news:
             replies, self._replies = self._replies, []
+            self._urgent = False
             return replies
 
     def shut(self) -> None:
@@ -146,12 +154,13 @@ class Inbox:
     # --- taking apart
 
     def _has_news(self) -> bool:
-        return bool(self._replies or self.closed or self.failure or self._unacknowledged >= self._wake_at)
+        enough = self._urgent or len(self._replies) >= self.patience or self._unacknowledged >= self._wake_at
+        return bool(enough or self.closed or self.failure)
 
     def _parse(self, data: memoryview) -> None:
         while data:
             if self._reading:
-                data = self._deliver(data)
+                data = self._deliver(self._reading, data)
                 continue
             missing = self._need - len(self._head)
             self._head += data[:missing]
@@ -159,14 +168,15 @@ class Inbox:
             if len(self._head) == self._need:
                 self._advance()
 
-    def _deliver(self, data: memoryview) -> memoryview:
+    def _deliver(self, read: Read, data: memoryview) -> memoryview:
         part = data[: self._left]
         self._parts.append(part)
         self._left -= len(part)
         if not self._left:
             self._hand_over()
-            self._reading = None
             self._replies.append(Reply(DATA, self._number, nbytes=self._nbytes))
+            self._urgent |= read.received < read.length
+            self._reading = None
         return data[len(part) :]
 
     def _hand_over(self) -> None:
@@ -194,6 +204,7 @@ class Inbox:
         else:
             self._restart()
             self._reads.pop(number, None)
+            self._urgent = True
             self._replies.append(Reply(kind, VERSION_ID if kind == VERSION else number, bytes(head[9:])))
 
     def _begin_data(self, number: int, nbytes: int, length: int) -> None:

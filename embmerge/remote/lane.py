@@ -9,6 +9,8 @@ import threading
 import time
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 
 from embmerge.errors import RemoteChanged, RemoteDataError
 from embmerge.plaintext import printable
@@ -17,7 +19,7 @@ from embmerge.remote.pace import Pace
 from embmerge.remote.sftp import Read, RemoteStat, SftpChannel
 from embmerge.remote.work import Download, Stretch, Work
 
-ON_THE_WAY = 2 << 20  # bytes asked for and not here: 40 MB/s at a round trip of 50 ms, and no burden for the server
+ON_THE_WAY = 4 << 20  # bytes asked for and not here: 40 MB/s at a round trip of 50 ms, and no burden for the server
 REQUESTS = 64  # of the same, for small files
 LOOK_AROUND = 0.2  # seconds after which `stop` is seen
 
@@ -47,8 +49,10 @@ class FastLane:
         self._handles: dict[Download, bytes | None] = {}  # None: asked for
         self._readings: list[_Reading] = []
         self._reads: dict[int, tuple[Download, Read]] = {}  # by identity: asked for, not yet answered
+        self._whole: list[tuple[Download, Read]] = []  # answered, not yet accounted for
         self._checks: set[Download] = set()
         self.received = 0  # bytes of files
+        self._last: Download | None = None
         self._turn = 0.0  # when the next read may be asked for; 0 if no turn was reserved
 
     def run(self) -> None:
@@ -58,7 +62,11 @@ class FastLane:
                 self._take()
                 self._request()
                 pause = min(LOOK_AROUND, max(0.001, self._turn - time.monotonic())) if self._turn else LOOK_AROUND
-                (self._channel.wait if self._channel.waiting_for else self._work.wait)(pause)
+                if self._channel.waiting_for:
+                    self._channel.wait(pause, max(1, len(self._reads) // 2))
+                    self._tell()
+                else:
+                    self._work.wait(pause)
         finally:
             self._channel.close()
             self._give_back()
@@ -68,9 +76,10 @@ class FastLane:
             self._checks.add(download)
             self._channel.stat(download.file.path, partial(self._checked, download))
         while len(self._readings) < REQUESTS and sum(reading.left for reading in self._readings) < self._depth:
-            stretch = self._work.take()
+            stretch = self._work.take(self._last)
             if not stretch:
                 break
+            self._last = stretch.download
             self._readings.append(_Reading(stretch, stretch.start))
             if stretch.download not in self._handles:
                 self._handles[stretch.download] = None
@@ -104,7 +113,7 @@ class FastLane:
         download = reading.stretch.download
         handle = self._handles[download]
         assert handle
-        read = Read(handle, reading.at, min(self._block, reading.left), download.partial.write)
+        read = Read(handle, reading.at, min(self._block, reading.left), download.write)
         self._reads[id(read)] = (download, read)
         self._channel.read(read, partial(self._answered, download, read))
         reading.at += read.length
@@ -126,9 +135,24 @@ class FastLane:
 
     def _answered(self, download: Download, read: Read, error: OSError | None) -> None:
         del self._reads[id(read)]
-        self._account(download, read)
         if error:
+            self._account(download, read)
             self._work.failed(download, file_problem(download.file, error))
+        else:
+            self._whole.append((download, read))
+
+    def _tell(self) -> None:
+        """Account for the reads that are whole; those that follow one another as one."""
+        whole, self._whole = self._whole, []
+        for download, reads in groupby(whole, itemgetter(0)):
+            start = end = -1
+            for _, read in reads:
+                if read.offset != end:
+                    self._work.arrived(download, start, end)
+                    start = read.offset
+                end = read.offset + read.length
+                self.received += read.length
+            self._work.arrived(download, start, end)
 
     def _checked(self, download: Download, answer: RemoteStat | OSError) -> None:
         self._checks.discard(download)
@@ -144,6 +168,7 @@ class FastLane:
         self._work.give_back(download, here, read.offset + read.length)
 
     def _give_back(self) -> None:
+        self._tell()
         for download, read in self._reads.values():
             self._account(download, read)
         for reading in self._readings:

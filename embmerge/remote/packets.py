@@ -8,7 +8,9 @@ The cipher is that of RFC 5647 as OpenSSH uses it: 4 bytes of length in the clea
 """
 
 import socket
-from collections.abc import Callable
+import struct
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import paramiko
@@ -21,8 +23,13 @@ _LONGEST = 256 * 1024  # bytes of a packet; OpenSSH's own limit (PACKET_MAX_SIZE
 _LENGTH, _TAG = 4, 16  # bytes
 _HEAD = 10  # bytes before the data of a channel: padding length, kind, channel, length
 _COUNTER = 1 << 64
+_UINT32 = struct.Struct(">I")
 
-Taker = Callable[[memoryview], None]
+# One transport at a time decrypts what it has received. Decrypting and writing give Python's lock away; where several
+# threads do so for every packet, they spend more time on passing the lock around than on the packets.
+_turn = threading.Lock()
+
+Taker = Callable[[Sequence[memoryview]], None]
 
 
 class ReadAhead:
@@ -39,27 +46,29 @@ class ReadAhead:
     def recv(self, nbytes: int) -> bytes:
         """As a socket's: waits only if nothing is here."""
         if self._at == self._end:
-            self._receive()
-        return bytes(self.take(min(nbytes, self._end - self._at)))
-
-    def need(self, nbytes: int) -> memoryview:
-        """The next `nbytes`, which stay next until they are taken.
-
-        Raises as `recv` of a socket, and may be called again then; `EOFError` at the end.
-        """
-        while self._end - self._at < nbytes:
-            if not self._receive():
-                raise EOFError
-        return self._buffer[self._at : self._at + nbytes]
-
-    def take(self, nbytes: int) -> memoryview:
-        """Bytes that are here, valid until the next receive."""
-        part = self._buffer[self._at : self._at + nbytes]
-        self._at += nbytes
+            self.receive()
+        part = bytes(self._buffer[self._at : min(self._end, self._at + nbytes)])
+        self._at += len(part)
         return part
 
-    def _receive(self) -> int:
-        """Receive what comes, behind what is here; 0 at the end."""
+    def packet(self) -> tuple[memoryview, memoryview] | None:
+        """The length of the next packet as it stands there, and the rest with its tag; None if not all of it is here.
+
+        Both are valid until the next receive.
+        """
+        start, here = self._at + _LENGTH, self._end - self._at
+        if here < _LENGTH:
+            return None
+        (length,) = _UINT32.unpack_from(self._buffer, self._at)
+        if not _TAG <= length <= _LONGEST:
+            raise paramiko.SSHException(f"a packet of {length} bytes")
+        if here < _LENGTH + length + _TAG:
+            return None
+        head, self._at = self._buffer[self._at : start], start + length + _TAG
+        return head, self._buffer[start : self._at]
+
+    def receive(self) -> int:
+        """Receive what comes, behind what is here; 0 at the end. Raises as `recv` of a socket."""
         rest = self._end - self._at
         self._buffer[:rest] = self._buffer[self._at : self._end]
         self._at, self._end = 0, rest
@@ -124,59 +133,70 @@ class Packets(Packetizer):  # type: ignore[misc]  # paramiko has no types
             self._number = message.seqno + 1
             return kind, message
         while True:
-            packet = self._next()
-            end = len(packet) - packet[0]
-            kind = packet[1]
-            number, self._number = self._number, (self._number + 1) & 0xFFFFFFFF
-            if kind == MSG_CHANNEL_DATA and (taker := self._takers.get(int.from_bytes(packet[2:6], "big"))):
-                if int.from_bytes(packet[6:_HEAD], "big") != end - _HEAD:
-                    raise paramiko.SSHException("a packet whose lengths do not agree")
-                taker(memoryview(packet)[_HEAD:end])
-                if self.need_rekey():
-                    raise NeedRekeyException
-                continue
-            message = paramiko.Message(packet[2:end])
-            message.seqno = number
-            return kind, message
+            with _turn:
+                found = self._take()
+            if found:
+                return found
+            self._receive()
 
-    def _next(self) -> bytes:
-        """The next packet, decrypted and whole: the length of its padding, its kind, what it carries, its padding."""
-        length = int.from_bytes(self._wait_for(_LENGTH), "big")
-        if not _TAG <= length <= _LONGEST:
-            raise paramiko.SSHException(f"a packet of {length} bytes")
-        self._wait_for(_LENGTH + length + _TAG)
-        head, body = self._ahead.take(_LENGTH), self._ahead.take(length + _TAG)
+    def _take(self) -> tuple[int, paramiko.Message] | None:
+        """Hand out the data that is here; the first packet that is something else, if one is here."""
+        taker: Taker | None = None
+        parts: list[memoryview] = []
+        try:
+            while sealed := self._ahead.packet():
+                packet, end = self._opened(*sealed)
+                number, self._number = self._number, (self._number + 1) & 0xFFFFFFFF
+                other = packet[1] == MSG_CHANNEL_DATA and self._takers.get(_UINT32.unpack_from(packet, 2)[0])
+                if not other:
+                    message = paramiko.Message(packet[2:end])
+                    message.seqno = number
+                    return packet[1], message
+                if _UINT32.unpack_from(packet, _HEAD - 4)[0] != end - _HEAD:
+                    raise paramiko.SSHException("a packet whose lengths do not agree")
+                if taker and other != taker:
+                    taker(parts)
+                    parts = []
+                taker = other
+                parts.append(memoryview(packet)[_HEAD:end])
+        finally:
+            if taker:
+                taker(parts)
+        if parts and self.need_rekey():
+            raise NeedRekeyException
+        return None
+
+    def _opened(self, head: memoryview, body: memoryview) -> tuple[bytes, int]:
+        """A packet in the clear: the length of its padding, its kind, what it carries; and where its padding begins."""
         nonce = self._salt + self._counter.to_bytes(8, "big")
         self._counter = (self._counter + 1) % _COUNTER
         try:
             packet: bytes = self._gcm.decrypt(nonce, body, head)
         except InvalidTag:
             raise paramiko.SSHException("a packet was damaged on the way") from None
-        if packet[0] > length - 2:
+        end = len(packet) - packet[0]
+        if end < _HEAD if packet[1] == MSG_CHANNEL_DATA else end < 2:  # noqa: PLR2004  padding length and kind
             raise paramiko.SSHException("a packet of nothing but padding")
-        self._count(length)
-        return packet
-
-    def _wait_for(self, nbytes: int) -> memoryview:
-        while True:
-            if self.handshake_timed_out():
-                raise EOFError
-            try:
-                return self._ahead.need(nbytes)
-            except (TimeoutError, BlockingIOError):  # ten times a second, as paramiko has set it
-                if self._closed:
-                    raise EOFError from None
-                if self.need_rekey():
-                    raise NeedRekeyException from None
-                self._check_keepalive()
-            except OSError:
-                if self._closed:
-                    raise EOFError from None
-                raise
-
-    def _count(self, length: int) -> None:
-        """After so much, keys must be agreed on again; how much that is, paramiko says."""
-        self._nbytes += length
+        self._nbytes += len(packet)
         self._packets += 1
-        if self._nbytes >= self.REKEY_BYTES or self._packets >= self.REKEY_PACKETS:
+        if self._nbytes >= self.REKEY_BYTES or self._packets >= self.REKEY_PACKETS:  # as often as paramiko wants it
             self._trigger_rekey()
+        return packet, end
+
+    def _receive(self) -> None:
+        """Wait for more. Raises as paramiko's packetizer."""
+        if self.handshake_timed_out():
+            raise EOFError
+        try:
+            if not self._ahead.receive():
+                raise EOFError
+        except (TimeoutError, BlockingIOError):  # ten times a second, as paramiko has set it
+            if self._closed:
+                raise EOFError from None
+            if self.need_rekey():
+                raise NeedRekeyException from None
+            self._check_keepalive()
+        except OSError:
+            if self._closed:
+                raise EOFError from None
+            raise

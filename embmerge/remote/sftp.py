@@ -25,7 +25,7 @@ import paramiko
 from embmerge.errors import ConnectionLost
 from embmerge.plaintext import printable
 from embmerge.remote.inbox import DATA, VERSION, VERSION_ID, Inbox, Read, Reply, Sink, WireError
-from embmerge.remote.packets import Packets
+from embmerge.remote.packets import Packets, Taker
 
 __all__ = ["Read", "RemoteStat", "SftpChannel", "Sink", "WireError"]
 
@@ -85,7 +85,7 @@ class SftpChannel:
         if any(not hasattr(getattr(channel, "in_buffer", None), name) for name in ("feed", "read", "close")):
             raise WireError("this paramiko keeps what arrives in another way")
         channel.in_buffer = self._inbox
-        self._deliver(self._inbox.feed)
+        self._deliver(self._inbox.feed_all)
         channel.invoke_subsystem("sftp")
         channel.sendall(struct.pack(">IBI", 5, INIT, 3))
         answer: list[Reply] = []
@@ -208,8 +208,11 @@ class SftpChannel:
         """The reads that have no answer, or only a part of one."""
         return [read for _, read in self._then.values() if read]
 
-    def wait(self, timeout: float) -> None:
-        """Send what was asked for, then hand out the answers that came; return after `timeout` seconds without any."""
+    def wait(self, timeout: float, patience: int = 1) -> None:
+        """Send what was asked for, then hand out the answers that came; return after `timeout` seconds without any.
+
+        Answers of whole reads are worth waking up for when there are `patience` of them.
+        """
         try:
             if self._outgoing:
                 packets, self._outgoing = b"".join(self._outgoing), []
@@ -217,6 +220,7 @@ class SftpChannel:
                 self._channel.sendall(packets)
             if not self._then:
                 return
+            self._inbox.patience = patience
             self._channel.settimeout(timeout)
             self._channel.recv(WINDOW)  # blocks until the inbox has something, and tells the server how much arrived
         except TimeoutError:  # (OSError's child: first)
@@ -235,11 +239,11 @@ class SftpChannel:
         if self._then and self._inbox.silent_for() > self._stall_timeout:
             raise ConnectionLost(f"no byte for {self._stall_timeout:g} s")
 
-    def _deliver(self, feed: Callable[[memoryview], None] | None) -> None:
+    def _deliver(self, taker: Taker | None) -> None:
         """Have our packets, where they are ours, bring the data without paramiko."""
         packets = self._transport.packetizer
         if isinstance(packets, Packets):
-            packets.deliver(self._channel.get_id(), feed)
+            packets.deliver(self._channel.get_id(), taker)
 
     def close(self) -> None:
         """End the session. When this returns, no sink is written to any more."""

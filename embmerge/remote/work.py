@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,6 +68,11 @@ class Download:
         self.free = self._partial.done.missing(self.file.nbytes)
         self.began = self.synced = time.monotonic()
 
+    def write(self, offset: int, parts: Sequence[memoryview]) -> None:
+        """Put bytes that came at their place. Raises `DiskError`."""
+        self.partial.write(offset, parts)
+        self.digest.add(offset, parts)
+
     def close(self) -> int:
         """Close its partial file; returns how many bytes are kept."""
         if self.keep:
@@ -126,10 +131,13 @@ class Work:
         with self._changed:
             self._changed.wait(seconds)
 
-    def take(self) -> Stretch | None:
-        """The next stretch to fetch; None if there is nothing to take at the moment. Raises `DiskError`."""
+    def take(self, last: Download | None = None) -> Stretch | None:
+        """The next stretch to fetch; None if there is nothing to take at the moment. Raises `DiskError`.
+
+        Rather of `last`, and rather of one that nobody else is at: what comes in order need not be read again.
+        """
         with self._changed:
-            while not (download := next((each for each in self._active if each.free), None)):
+            while not (download := self._choose(last)):
                 if not self._begin_next():
                     return None
             start, end = download.free[0]
@@ -138,6 +146,15 @@ class Work:
             download.free[:1] = [(cut, end)] if cut < end else []
             download.lent += cut - start
             return Stretch(download, start, cut)
+
+    def _choose(self, last: Download | None) -> Download | None:
+        """Whose bytes to fetch next; None if another download should begin."""
+        free = [each for each in self._active if each.free]
+        if last in free:
+            return last
+        alone = next((each for each in free if not each.lent), None)
+        can_begin = self._waiting and len(self._active) < AT_ONCE
+        return alone or (None if can_begin or not free else free[0])
 
     def arrived(self, download: Download, start: int, end: int) -> None:
         """The bytes `[start, end)` are in the partial file. Raises `DiskError`."""
@@ -156,7 +173,7 @@ class Work:
             if download.whole:
                 self._unchecked.append(download)
                 self._changed.notify_all()
-            if download.whole or done.front // STEP > front // STEP:
+            if download.whole or (done.front // STEP > front // STEP and download.digest.nbytes < done.front):
                 self.news.put(download)
             if now - download.told < _TELL_EVERY and not download.whole:
                 return
