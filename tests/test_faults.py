@@ -17,7 +17,7 @@ import pytest
 from embmerge.demo.server import Home
 from embmerge.errors import ConnectionLost, DiskError, Interrupted, LoginError, RemoteChanged, RemoteDataError
 from embmerge.events import Retrying, ShardFailed, Warned
-from embmerge.remote import retry
+from embmerge.remote import manifest, retry
 from tests.syncing import MB, Lab, partials, write_shard
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -315,6 +315,17 @@ def test_sigkill_of_invoke_sync_at_ten_random_moments_then_a_run_to_the_end(lab)
     assert len(lab.same()) == 3
     assert not partials(lab.local)
     assert lab.relay.passed < size + 10 * (TWICE + OVERHEAD)
+
+
+def test_ctrl_c_of_invoke_sync_lets_it_note_how_fast_the_line_was(lab):
+    lab.shards(1, rows=16_000)
+    lab.relay.rate = 20 * MB
+    lab.relay.call_after(6 * MB, lambda: None)
+    with start_sync(lab) as run:
+        lab.relay.reached.wait(20)
+        run.send_signal(signal.SIGINT)
+    assert run.returncode == 130
+    assert manifest.read(lab.local).rates["a"] > MB
 
 
 def test_a_stop_while_the_line_is_frozen_is_heard_within_two_seconds(lab):

@@ -41,31 +41,33 @@ def together(
                 decided.append(error)
         except BaseException as error:  # noqa: BLE001  raised below
             bugs.append(error)
+        finally:
+            ended[name].set()
 
-    threads = {item[0]: threading.Thread(target=run, args=item, name=item[0], daemon=True) for item in work.items()}
-    for thread in threads.values():
-        thread.start()
+    ended = {name: threading.Event() for name in work}  # Python 3.11 takes a thread whose join is interrupted for dead
+    for item in work.items():
+        threading.Thread(target=run, args=item, name=item[0], daemon=True).start()
     try:
-        _join(threads.values(), lambda: bool(decided) or stop.is_set())
+        _wait(ended.values(), lambda: bool(decided) or stop.is_set())
     except KeyboardInterrupt:
         stop.set()
     if decided or stop.is_set():
         stop.set()
         halt.set()
-        _let_end(thread for name, thread in threads.items() if name != deciding)
+        _let_end(each for name, each in ended.items() if name != deciding)
         raise decided[0] if decided else Interrupted("stopped")
     if bugs:
         raise bugs[0]
     return {name: outcomes[name] for name in work}
 
 
-def _let_end(threads: Iterable[threading.Thread]) -> None:
+def _let_end(ended: Iterable[threading.Event]) -> None:
     deadline = time.monotonic() + LEAVE_WITHIN
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
+    for each in ended:
+        each.wait(max(0.0, deadline - time.monotonic()))
 
 
-def _join(threads: Iterable[threading.Thread], over: Callable[[], bool]) -> None:
-    for thread in threads:
-        while thread.is_alive() and not over():
-            thread.join(_LOOK_AROUND)
+def _wait(ended: Iterable[threading.Event], over: Callable[[], bool]) -> None:
+    for each in ended:
+        while not over() and not each.wait(_LOOK_AROUND):
+            pass
