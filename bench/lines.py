@@ -15,7 +15,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from bench.programs import ROOT
+
 _SPACE, _HERE, _THERE = "embmerge-bench", "10.213.37.1", "10.213.37.2"
 _WAIT = 10.0  # seconds for a server to listen
 

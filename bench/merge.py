@@ -12,29 +12,17 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from bench.programs import ROOT, Run, environment, measured
 from embmerge.atomic import sync
 from embmerge.demo.dataset import MODEL, Size
 
-ROOT = Path(__file__).resolve().parent.parent
 TEXT = 3000  # characters of an article
 ROWS_A_SHARD = 15_625
-
-
-@dataclass(frozen=True)
-class Run:
-    """What one process took: seconds, processor seconds, peak memory in MB."""
-
-    wall: float
-    cpu: float
-    peak: float
 
 
 def make(folder: Path, rows: int, dim: int) -> None:
@@ -104,18 +92,6 @@ def copy(folder: Path) -> None:
         sync(path)
 
 
-def measure(command: Sequence[str], folder: Path) -> Run:
-    """Run `command` in `folder` and account for it and its children."""
-    began = time.perf_counter()
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - began
-    if status:
-        raise SystemExit(f"{command} failed with status {status}")
-    unit = 1024 if sys.platform == "darwin" else 1
-    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024 / unit)
-
-
 def main() -> None:
     """Parse, measure in turn, print."""
     parser = argparse.ArgumentParser(prog="python -m bench.merge", description=__doc__)
@@ -128,9 +104,9 @@ def main() -> None:
     given = parser.parse_args()
     folder = given.cache / f"{given.rows}x{given.dim}"
     if given.peer:
-        peers: dict[str, Callable[[Path], None]] = {"naive": naive, "copy": copy}
-        peers["make"] = partial(make, rows=given.rows, dim=given.dim)
-        peers[given.peer](folder)
+        peers = {"naive": partial(naive, folder), "copy": partial(copy, folder)}
+        peers["make"] = partial(make, folder, given.rows, given.dim)
+        peers[given.peer]()
         return
     peer = [sys.executable, "-m", "bench.merge", "--rows", str(given.rows), "--dim", str(given.dim)]
     peer += ["--cache", str(given.cache.resolve()), "--peer"]
@@ -145,7 +121,7 @@ def main() -> None:
     runs: dict[str, list[Run]] = {name: [] for name in commands}
     for number in range(given.runs):
         for name, (command, where) in commands.items():
-            runs[name].append(measure(command, where))
+            runs[name].append(measured(command, env=environment(), cwd=where))
             print(f"run {number + 1}: {name} {runs[name][-1].wall:.1f} s", flush=True)
     for leftover in ("naive.pkl", "merged/embeddings.pkl"):
         (folder / leftover).unlink(missing_ok=True)

@@ -15,15 +15,14 @@ import platform
 import shlex
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.lines import ROOT, Condition, Line, line
+from bench.lines import Condition, Line, line
+from bench.programs import Run, environment, measured
 
 CONDITIONS = (
     Condition("loopback"),
@@ -48,15 +47,6 @@ for place in places:
         for name in sorted(connection.sftp().listdir(folder)):
             connection.get(f"{folder}/{name}", local=f"{out}/{name}")
 """
-
-
-@dataclass(frozen=True)
-class Run:
-    """What one tool took: seconds, processor seconds of its own side, peak memory of its largest process in MB."""
-
-    wall: float
-    cpu: float
-    peak: float
 
 
 @dataclass(frozen=True)
@@ -164,22 +154,6 @@ def make(sources: Sequence[Path], mb: float, files: int) -> None:
             start += rows
 
 
-def measured(commands: Sequence[list[str]], env: dict[str, str]) -> Run:
-    """Run one after the other, quietly; raises `SystemExit` naming one that fails."""
-    began, cpu, peak = time.monotonic(), 0.0, 0.0
-    for command in commands:
-        with tempfile.TemporaryFile() as log:
-            process = subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            if process.returncode:
-                log.seek(0)
-                sys.exit(f"{shlex.join(command)} failed:\n{log.read().decode(errors='replace')}")
-        cpu += usage.ru_utime + usage.ru_stime
-        peak = max(peak, usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3))
-    return Run(time.monotonic() - began, cpu, peak)
-
-
 def compare(job: Job) -> None:
     """Raise `SystemExit` unless every byte has arrived."""
     for source in job.sources:
@@ -204,16 +178,17 @@ def measure(condition: Condition, tools: Sequence[str], sources: tuple[Path, ...
     try:
         with line(condition, folder) as at:
             job = Job(sources, folder / "out", at, credentials(folder / "credentials", at, sources))
-            env = {**os.environ, "HOME": str(folder)}  # nobody's ssh_config, nobody's known_hosts
+            env = environment(HOME=str(folder))  # nobody's ssh_config, nobody's known_hosts
+            measured(_invoke("verify-remote", job), env=env)  # once, so that Python has compiled all of it
             taken: dict[str, list[Run]] = {tool: [] for tool in tools}
             verified = []
             for _ in range(runs):
                 for tool in tools:
                     shutil.rmtree(job.out, ignore_errors=True)
                     job.out.mkdir()
-                    taken[tool].append(measured(TOOLS[tool](job), env))
+                    taken[tool].append(measured(*TOOLS[tool](job), env=env))
                     compare(job)
-                verified.append(measured([_invoke("verify-remote", job)], env).wall)
+                verified.append(measured(_invoke("verify-remote", job), env=env).wall)
     except OSError as error:
         print(f"\n{condition.name}: left out, {error}")
         return
