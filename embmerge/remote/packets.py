@@ -25,8 +25,8 @@ _HEAD = 10  # bytes before the data of a channel: padding length, kind, channel,
 _COUNTER = 1 << 64
 _UINT32 = struct.Struct(">I")
 
-# One transport at a time decrypts what it has received. Decrypting and writing give Python's lock away; where several
-# threads do so for every packet, they spend more time on passing the lock around than on the packets.
+# One transport at a time decrypts what it has received. Decrypting gives Python's lock away (cryptography 50); where
+# several threads do so for every packet, they spend more time on passing the lock around than on the packets.
 _turn = threading.Lock()
 
 Taker = Callable[[Sequence[memoryview]], None]
@@ -134,37 +134,33 @@ class Packets(Packetizer):  # type: ignore[misc]  # paramiko has no types
             return kind, message
         while True:
             with _turn:
-                found = self._take()
-            if found:
-                return found
+                data, message = self._open_all()
+            for taker, parts in data:
+                taker(parts)
+            if message:
+                return message
+            if data and self.need_rekey():
+                raise NeedRekeyException
             self._receive()
 
-    def _take(self) -> tuple[int, paramiko.Message] | None:
-        """Hand out the data that is here; the first packet that is something else, if one is here."""
-        taker: Taker | None = None
-        parts: list[memoryview] = []
-        try:
-            while sealed := self._ahead.packet():
-                packet, end = self._opened(*sealed)
-                number, self._number = self._number, (self._number + 1) & 0xFFFFFFFF
-                other = packet[1] == MSG_CHANNEL_DATA and self._takers.get(_UINT32.unpack_from(packet, 2)[0])
-                if not other:
-                    message = paramiko.Message(packet[2:end])
-                    message.seqno = number
-                    return packet[1], message
-                if _UINT32.unpack_from(packet, _HEAD - 4)[0] != end - _HEAD:
-                    raise paramiko.SSHException("a packet whose lengths do not agree")
-                if taker and other != taker:
-                    taker(parts)
-                    parts = []
-                taker = other
-                parts.append(memoryview(packet)[_HEAD:end])
-        finally:
-            if taker:
-                taker(parts)
-        if parts and self.need_rekey():
-            raise NeedRekeyException
-        return None
+    def _open_all(self) -> tuple[list[tuple[Taker, list[memoryview]]], tuple[int, paramiko.Message] | None]:
+        """The data that are here, by taker, up to the first packet that is something else, if one is here."""
+        data: list[tuple[Taker, list[memoryview]]] = []
+        while sealed := self._ahead.packet():
+            packet, end = self._opened(*sealed)
+            number, self._number = self._number, (self._number + 1) & 0xFFFFFFFF
+            kind = packet[1]
+            taker = self._takers.get(_UINT32.unpack_from(packet, 2)[0]) if kind == MSG_CHANNEL_DATA else None
+            if not taker:
+                message = paramiko.Message(packet[2:end])
+                message.seqno = number
+                return data, (kind, message)
+            if _UINT32.unpack_from(packet, _HEAD - 4)[0] != end - _HEAD:
+                raise paramiko.SSHException("a packet whose lengths do not agree")
+            if not data or data[-1][0] != taker:
+                data.append((taker, []))
+            data[-1][1].append(memoryview(packet)[_HEAD:end])
+        return data, None
 
     def _opened(self, head: memoryview, body: memoryview) -> tuple[bytes, int]:
         """A packet in the clear: the length of its padding, its kind, what it carries; and where its padding begins."""
