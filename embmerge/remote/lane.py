@@ -21,6 +21,7 @@ from embmerge.remote.work import Download, Stretch, Work
 
 ON_THE_WAY = 4 << 20  # bytes asked for and not here: 40 MB/s at a round trip of 50 ms, and no burden for the server
 REQUESTS = 64  # of the same, for small files
+UNNOTED = 1 << 20  # bytes of a cluster that are here and not noted: fetched twice when the process is killed
 LOOK_AROUND = 0.2  # seconds after which `stop` is seen
 
 
@@ -63,7 +64,7 @@ class FastLane:
                 self._request()
                 pause = min(LOOK_AROUND, max(0.001, self._turn - time.monotonic())) if self._turn else LOOK_AROUND
                 if self._channel.waiting_for:
-                    self._channel.wait(pause, max(1, len(self._reads) // 2))
+                    self._channel.wait(pause, patience(self._work.lanes, self._block))
                     self._tell()
                 else:
                     self._work.wait(pause)
@@ -175,6 +176,11 @@ class FastLane:
             self._work.give_back(reading.stretch.download, reading.at, reading.stretch.end)
         for download in self._checks:
             self._work.give_back_check(download)
+
+
+def patience(lanes: int, block: int) -> int:
+    """How many answers of `block` bytes each of `lanes` connections may collect before it notes them."""
+    return max(1, UNNOTED // (lanes * block))
 
 
 def file_problem(file: RemoteFile, error: OSError) -> RemoteDataError:

@@ -79,7 +79,7 @@ class PlainLane:
         download, at = stretch.download, stretch.start
         try:
             for data in self._blocks(stretch):
-                download.partial.write(at, [memoryview(data)])
+                download.write(at, [memoryview(data)])
                 self._work.arrived(download, at, at + len(data))
                 at += len(data)
                 self.received += len(data)
