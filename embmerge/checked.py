@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -49,7 +49,7 @@ def checked(kind: type[Kind], values: Mapping[str, Any], *, strict: bool) -> Kin
     types = _types(kind)
     problems = {str(key): UNKNOWN for key in values if key not in types}
     made: dict[str, Any] = {}
-    for field in fields(kind):  # type: ignore[arg-type]  # a dataclass
+    for field in fields(cast("Any", kind)):
         if field.name not in values:
             if field.default is MISSING:
                 problems[field.name] = MISSING_KEY

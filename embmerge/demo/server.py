@@ -107,7 +107,7 @@ class Server:
             self._guests.add(conn)
             made(conn)
 
-        accounts.connection_made = remembered  # type: ignore[method-assign]  # of this one object
+        accounts.connection_made = remembered  # type: ignore[method-assign]  # of this one object, whatever its class: asyncssh tells nobody else
         return accounts
 
     async def _close(self) -> None:
