@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.lines import Condition, Line, line
@@ -232,7 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     conditions: Sequence[Condition] = CONDITIONS
     if given.rtt is not None:
         name = f"{given.rtt:g} ms, {given.rate:g} Mbit/s, {given.loss:g} % loss"
-        conditions = [Condition(name, given.rtt, given.rate, given.loss)]
+        asked = Condition(name, given.rtt, given.rate, given.loss)
+        conditions = [each for each in CONDITIONS if replace(each, name=name) == asked] or [asked]  # whose aims we know
     print(f"{2 * given.files} files of {given.mb:g} MB, {os.cpu_count()} cores, Python {platform.python_version()}")
     base = given.folder if given.folder.is_dir() else None
     with tempfile.TemporaryDirectory(prefix="embmerge-bench-", dir=base) as folder:
