@@ -19,19 +19,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from embmerge.articlewalk import NotArticles, decode, walk_articles
+from embmerge.articlewalk import NotArticles, walk_articles
 from embmerge.errors import LocalDataError
 from embmerge.plaintext import printable
+from embmerge.records import Records, decode
 
 
 @dataclass(frozen=True)
 class Articles(Sequence[dict[str, Any]]):
     """All articles in order; an item is `{'title': str, 'id': str | int | None, 'url': str | None}`.
 
-    `records` holds each as the opcodes of its dict (`articlewalk.record`), some 150 bytes.
+    `records` holds each as the opcodes of its dict (`embmerge.records`), some 150 bytes.
     """
 
-    records: list[bytes] = field(default_factory=list, repr=False)
+    records: Records = field(default_factory=lambda: Records.of([]), repr=False)
 
     def __len__(self) -> int:
         """How many there are."""
@@ -40,8 +41,8 @@ class Articles(Sequence[dict[str, Any]]):
     def __getitem__(self, row: Any) -> Any:
         """The article of `row`, or a list of them for a slice."""
         if isinstance(row, slice):
-            return [decode(each) for each in self.records[row]]
-        return decode(self.records[row])
+            return [decode(self.records[each]) for each in range(*row.indices(len(self)))]
+        return decode(self.records[row if row >= 0 else row + len(self)])
 
 
 def read_articles(path: Path, *, stop: threading.Event | None = None) -> Articles:
@@ -49,12 +50,12 @@ def read_articles(path: Path, *, stop: threading.Event | None = None) -> Article
 
     Raises `LocalDataError` if there is no such file, or if it is not a pickled list of dicts with a title each.
     """
-    articles = Articles()
+    batches: list[Records] = []
     for batch in _batches(path):
-        articles.records.extend(batch)
+        batches.append(batch)
         if stop and stop.is_set():
             break
-    return articles
+    return Articles(Records.joined(batches))
 
 
 def count_articles(path: Path) -> int:
@@ -69,7 +70,7 @@ def first_article(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def _batches(path: Path) -> Iterator[list[bytes]]:
+def _batches(path: Path) -> Iterator[Records]:
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise LocalDataError(
             f"cannot read the articles file {path}: it is no regular file", hint="name another with --articles"

@@ -35,6 +35,7 @@ from embmerge.events import (
 )
 from embmerge.mergedfile import Writer, check_suffix, open_writer, room_needed
 from embmerge.mergeplan import Plan, Source, check_unchanged, counted, judge, read_sources
+from embmerge.pages import placed
 from embmerge.plaintext import printable
 from embmerge.quality import NormFigures, Quality
 from embmerge.shard import ShardHeader
@@ -276,7 +277,7 @@ def _timestamp() -> str:
 
 
 def _sha256(path: Path, stop: threading.Event) -> str:
-    digest, room = hashlib.sha256(), memoryview(bytearray(_HASHED))
+    digest, room = hashlib.sha256(), placed(_HASHED).data
     try:
         with path.open("rb", buffering=0) as file:
             while not stop.is_set() and (got := file.readinto(room)):

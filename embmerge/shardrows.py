@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embmerge.errors import ShardError, TruncatedShard
+from embmerge.pages import as_bytes, placed
 from embmerge.picklevalues import Raw
 from embmerge.plaintext import printable
 from embmerge.shard import ShardHeader
@@ -65,18 +66,18 @@ def read_rows(file: BinaryIO, header: ShardHeader, start: int, stop: int) -> npt
     raw, itemsize = header.array.raw, header.dtype.itemsize
     assert raw is not None
     if header.array.order == "C":
-        rows = np.empty((stop - start, header.dim), header.dtype.code)
-        _fill(file, raw.offset + start * header.dim * itemsize, rows, header)
-        return rows
+        offset = raw.offset + start * header.dim * itemsize
+        space = placed((stop - start) * header.dim * itemsize, offset)
+        _fill(file, offset, space.data, header)
+        return space.view(header.dtype.code).reshape(stop - start, header.dim)
     columns = np.empty((header.dim, stop - start), header.dtype.code)
     for column in range(header.dim):
-        _fill(file, raw.offset + (column * header.rows + start) * itemsize, columns[column], header)
+        _fill(file, raw.offset + (column * header.rows + start) * itemsize, as_bytes(columns[column]), header)
     return np.ascontiguousarray(columns.T)
 
 
-def _fill(file: Any, offset: int, room: npt.NDArray[Any], header: ShardHeader) -> None:
+def _fill(file: Any, offset: int, view: memoryview, header: ShardHeader) -> None:
     file.seek(offset)
-    view = room.reshape(-1).view(np.uint8).data  # a memoryview alone casts native values only
     while view:
         got = file.readinto(view)
         if not got:

@@ -42,7 +42,8 @@ from embmerge.mergedfile.parquetpages import (
     read_footer,
     scalars,
 )
-from embmerge.mergedfile.rawrows import RowSink, RowSource, as_bytes, fill, read_back
+from embmerge.mergedfile.rawrows import RowSink, RowSource, fill, read_back
+from embmerge.pages import as_bytes
 from embmerge.plaintext import printable
 
 _TEXTS = ["title", "id", "url"]

@@ -23,11 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from embmerge.articles import Articles
-from embmerge.articlewalk import KEYS, decode, encode, record
 from embmerge.mergedfile.jsontext import check_article, check_metadata, damaged
 from embmerge.mergedfile.rawrows import BLOCK, RowSink, RowSource, not_as_written, read_back
 from embmerge.picklevalues import Array, Refused
 from embmerge.picklewalk import walk
+from embmerge.records import KEYS, decode, encode, record
 
 _METADATA_LIMIT = 4 << 20  # bytes; some thousand shards
 _BATCH = 1000  # articles that one APPENDS takes, as in pickle itself
@@ -186,10 +186,15 @@ class _Tail:
 def _write_articles(file: _Tail, articles: Iterable[Mapping[str, Any]]) -> None:
     """Append the list of `articles`; the keys are put into the memo first, for all records to recall."""
     file.write(_KEYS_AND_LIST)
-    records = articles.records if isinstance(articles, Articles) else map(_record, articles)
-    source = iter(records)
+    batches = articles.records.batches(_BATCH) if isinstance(articles, Articles) else _batches(articles)
+    for batch in batches:
+        file.write(b"(%be" % batch)  # MARK, APPENDS
+
+
+def _batches(articles: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
+    source = map(_record, articles)
     while batch := list(islice(source, _BATCH)):
-        file.write(b"(%be" % b"".join(batch))  # MARK, APPENDS
+        yield b"".join(batch)
 
 
 def _record(article: Mapping[str, Any]) -> bytes:
