@@ -23,7 +23,7 @@ _FRAME, _MEMOIZE, _SETITEMS, _BINGET = 0x95, 0x94, ord("u"), ord("h")
 _SHORT_TEXT, _TEXT = 0x8C, ord("X")
 _NUMBERS = {ord("K"): 0xFF, ord("M"): 0xFFFF, ord("J"): 0xFFFFFFFF}  # opcode → the bits of four bytes that count
 _WIDTHS = {ord("K"): 1, ord("M"): 2, ord("J"): 4}
-_CONSTANTS = np.frombuffer(b"}(h\0h\1h\2u\n", np.uint8)  # what stands between the values of a record, and a line's end
+CONSTANTS = np.frombuffer(b"}(h\0h\1h\2u\n", np.uint8)  # what stands between the values of a record; a line's end
 _ENCODED = 2 + LONGEST_NUMBER  # bytes of a number in a record: LONG1, its length, itself
 SPARE = 32  # bytes that may be looked at beyond the end of a block
 _Places = npt.NDArray[np.int64]
@@ -67,6 +67,7 @@ class Template:
         """`keys`: the place of each key in the memo; `columns`: which of KEYS it is, None to pass it over."""
         self._slots = list(zip(keys, columns, strict=True))
         self._head = np.frombuffer(_HEAD + bytes((_BINGET, keys[0])), np.uint8)
+        self._memoized = np.empty(0, np.bool_)  # kept, since memory of this size is new pages each time
 
     @classmethod
     def of(cls, keys: list[Any], memo: list[Any]) -> "Template | None":
@@ -80,8 +81,14 @@ class Template:
         return cls(places, columns) if len(set(columns) - {None}) == len(KEYS) else None
 
     def find(self, room: npt.NDArray[np.uint8], at: int, end: int) -> Block:
-        """All that looks like an article in `room[at:end]`; `SPARE` bytes after `end` may be looked at."""
-        position = np.flatnonzero(room[at + 1 : end - len(self._head)] == _MEMOIZE) + at
+        """All that looks like an article in `room[at:end]`.
+
+        `room` begins with `CONSTANTS`, and `SPARE` bytes after `end` may be looked at.
+        """
+        if len(self._memoized) < len(room):
+            self._memoized = np.empty(len(room), np.bool_)
+        looked_at = room[at + 1 : max(at + 1, end - len(self._head))]
+        position = np.flatnonzero(np.equal(looked_at, _MEMOIZE, out=self._memoized[: len(looked_at)])) + at
         for ahead in (0, 2, 3, 4):
             position = position[room[position + ahead] == self._head[ahead]]
         starts, fits = position, np.ones(len(position), np.bool_)
@@ -105,7 +112,9 @@ class Template:
                     numbered |= here
                 text |= numbered
             fits &= text & (stop < end)
-            if column is not None:
+            if column is None:  # Python keeps one text of each single character: such a one may be a title, too
+                fits &= stop - position > np.where(short, 4, 7)
+            else:
                 fits &= stop - position <= _LONGEST
                 values[column] = (position, stop)
             stop = np.where(fits, stop, at)
@@ -140,30 +149,45 @@ class Template:
 def _records(room: npt.NDArray[np.uint8], values: list[tuple[_Places, _Places]], *, numbered: bool) -> Records | None:
     """The records of articles with `values`; None unless all texts are UTF-8."""
     texts = [bounds for column, bounds in enumerate(values) if not (numbered and column == _ID)]
-    low, high = min(int(start[0]) for start, _ in values), max(int(stop[-1]) for _, stop in values)
     count = len(values[0][0])
     numbers = _encoded(room, values[_ID][0]) if numbered else np.empty(0, np.uint8)
-    source = np.concatenate((_CONSTANTS, numbers, room[low:high]))
-    shift = len(_CONSTANTS) + len(numbers) - low
+    source = np.concatenate((room, numbers)) if numbered else room
 
     def constant(start: int, length: int) -> tuple[_Places, _Places]:
         return np.full(count, start), np.full(count, length)
 
-    lines: list[tuple[_Places, _Places]] = []
-    for start, stop in texts:
-        width = np.where(room[start] == _SHORT_TEXT, 2, 5)
-        lines += [(start + shift + width, stop - start - width), constant(9, 1)]
-    try:  # a line's end between them keeps the end of one from making sense with the beginning of the next
-        str(_gathered(source, lines)[0].data, "utf-8")
-    except UnicodeDecodeError:
-        return None
-    pieces = [(start + shift, stop - start) for start, stop in values]
+    pieces = [(start, stop - start) for start, stop in values]
     if numbered:
-        pieces[_ID] = (len(_CONSTANTS) + _ENCODED * np.arange(count), np.full(count, _ENCODED))
+        pieces[_ID] = (len(room) + _ENCODED * np.arange(count), np.full(count, _ENCODED))
     blob, ends = _gathered(
         source, [constant(0, 4), pieces[0], constant(4, 2), pieces[1], constant(6, 2), pieces[2], constant(8, 1)]
     )
-    return Records(blob.tobytes(), ends)
+    return Records(blob.tobytes(), ends) if _are_texts(room, texts, blob, numbers) else None
+
+
+def _are_texts(
+    room: npt.NDArray[np.uint8],
+    bounds: list[tuple[_Places, _Places]],
+    blob: npt.NDArray[np.uint8],
+    numbers: npt.NDArray[np.uint8],
+) -> bool:
+    """Whether all texts at `bounds` of `room` are UTF-8; `blob` holds nothing but them, `numbers` and ASCII."""
+    high = np.count_nonzero(numbers & 0x80)
+    for start, _ in bounds:
+        short = room[start] == _SHORT_TEXT
+        heads = [room[start], room[start + 1], *(room[start[~short] + ahead] for ahead in (2, 3, 4))]
+        high += sum(np.count_nonzero(head & 0x80) for head in heads)
+    if np.count_nonzero(blob & 0x80) == high:
+        return True
+    lines = []  # a line's end between texts keeps the end of one from making sense with the beginning of the next
+    for start, stop in bounds:
+        width = np.where(room[start] == _SHORT_TEXT, 2, 5)
+        lines += [(start + width, stop - start - width), (np.full(len(start), 9), np.ones(len(start), np.int64))]
+    try:
+        str(_gathered(room, lines)[0].data, "utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _encoded(room: npt.NDArray[np.uint8], at: _Places) -> npt.NDArray[np.uint8]:

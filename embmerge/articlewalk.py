@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from embmerge.articletemplate import SPARE, Block, Run, Template
+from embmerge.articletemplate import CONSTANTS, SPARE, Block, Run, Template
 from embmerge.pages import PAGE, placed
 from embmerge.records import KEYS, LONGEST_NUMBER, PAST, TEXT, Records, encode, record
 
-_BLOCK = 1 << 21  # bytes read at once
+_BLOCK = 4 << 20  # bytes read at once
 _KEPT = 1 << 17  # bytes of a block that may be kept while the next one is read
 _FARTHEST = 1 << 40  # bytes of a text that is passed over: no system seeks much farther
 _LONGEST = 1 << 16  # bytes of a title, id or url
@@ -36,6 +36,7 @@ class _Window:
         self._file, self._offset = file, 0
         self.room = placed(_KEPT + PAGE + _BLOCK + SPARE)
         self.room[:] = 0
+        self.room[: len(CONSTANTS)] = CONSTANTS
         self.view = self.room.data
 
     def more(self, at: int, end: int) -> tuple[int, int]:

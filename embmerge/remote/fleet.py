@@ -6,7 +6,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 
-from embmerge.articles import count_articles, first_article
 from embmerge.errors import LocalDataError
 from embmerge.events import Observer
 from embmerge.remote.cluster import Cluster
@@ -50,6 +49,8 @@ def terms(settings: Settings, others: tuple[str, ...], *, merging: bool) -> Term
     """
     articles = settings.expected_articles
     if merging or settings.articles.exists():
+        from embmerge.articles import count_articles  # noqa: PLC0415  needs numpy, as nothing else here does
+
         articles = count_articles(settings.articles)
         expected = settings.expected_articles
         if merging and expected is not None and articles != expected:
@@ -73,6 +74,8 @@ def counting(settings: Settings, others: tuple[str, ...], *, merging: bool) -> C
     Raises `LocalDataError` at once if there is no articles file, or what is there is none.
     """
     if merging or settings.articles.exists():
+        from embmerge.articles import first_article  # noqa: PLC0415  as above
+
         first_article(settings.articles)
     return cache(partial(terms, settings, others, merging=merging))
 

@@ -1,0 +1,89 @@
+import pickle
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embmerge.articles import read_articles
+from embmerge.errors import LocalDataError
+from embmerge.records import Records
+
+texts = (
+    st.text(max_size=300, alphabet=st.characters(exclude_categories=["Cs"]))
+    | st.text("abc ", max_size=300)
+    | st.just("東京" * 120)
+)
+ids = st.integers(-(2**31), 2**31 - 1) | texts
+KEYS = ("title", "id", "url")
+
+
+def article(row):
+    return {"id": f"{row}", "title": f"Title {row}", "url": f"u/{row}", "text": f"{row} " * 40}
+
+
+def apart(value):
+    """A text of its own, as whoever reads articles from a file has them: a long one used twice is not taken."""
+    return str(value.encode(), "utf-8") if isinstance(value, str) else value
+
+
+def read(path, raw):
+    path.write_bytes(raw)
+    return list(read_articles(path))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.lists(st.tuples(texts, ids, texts, texts), min_size=1, max_size=60),
+    order=st.permutations(["title", "id", "url", "text"]),
+    copies=st.integers(1, 30),
+)
+def test_articles_of_any_values_and_order_of_keys_are_those_of_pickle_load(tmp_path_factory, rows, order, copies):
+    values = [dict(zip(("title", "id", "url", "text"), map(apart, row), strict=True)) for row in rows * copies]
+    articles = [{key: each[key] for key in order} for each in values]
+    found = read(tmp_path_factory.mktemp("a") / "a.pkl", pickle.dumps(articles, protocol=4))
+    assert found == [{key: each[key] for key in KEYS} for each in articles]
+
+
+def test_a_text_that_looks_like_an_article_is_only_a_text(tmp_path):
+    fake = pickle.dumps([article(1)], protocol=4).decode("latin-1")
+    articles = [{**article(row), "text": fake * 3, "title": fake} for row in range(500)]
+    found = read(tmp_path / "a.pkl", pickle.dumps(articles, protocol=4))
+    assert [each["title"] for each in found] == [fake] * 500
+
+
+def test_a_text_of_one_character_may_be_a_title_too(tmp_path):
+    articles = [{**article(row), "text": "Ü" if row % 2 else ""} for row in range(1000)]
+    articles[900].update(title="Ü", url="")
+    assert read(tmp_path / "a.pkl", pickle.dumps(articles, protocol=4))[900] == {"title": "Ü", "id": "900", "url": ""}
+
+
+def test_a_title_used_again_by_a_later_article_is_found(tmp_path):
+    articles = [article(row) for row in range(2000)]
+    articles[1500] = {**articles[1500], "title": articles[700]["url"]}
+    assert read(tmp_path / "a.pkl", pickle.dumps(articles, protocol=4))[1500]["title"] == "u/700"
+
+
+def test_an_article_that_stands_in_the_list_twice_is_refused(tmp_path):
+    articles = [article(row) for row in range(2000)]
+    with pytest.raises(LocalDataError, match="is not a dict"):
+        read(tmp_path / "a.pkl", pickle.dumps([*articles, articles[3]], protocol=4))
+
+
+def test_an_article_that_is_changed_after_its_end_is_refused(tmp_path):
+    raw = pickle.dumps([article(row) for row in range(3)], protocol=4)
+    changed = raw[:-2] + b"\x8c\x05title\x8c\x01ose."  # SETITEM on the last article, then APPENDS and STOP
+    assert pickle.loads(changed)[2]["title"] == "o"
+    with pytest.raises(LocalDataError, match="changed after its end"):
+        read(tmp_path / "a.pkl", changed)
+
+
+def test_articles_within_a_tuple_are_refused(tmp_path):
+    articles = [article(row) for row in range(4)]
+    with pytest.raises(LocalDataError, match="is not a dict"):
+        read(tmp_path / "a.pkl", pickle.dumps([articles[0], (articles[1], articles[2]), articles[3]], protocol=4))
+
+
+def test_records_are_cut_where_each_ends_and_given_in_batches():
+    records = Records.joined([Records.of([b"a", b"bc"]), Records.of([]), Records.of([b"def"])])
+    assert [records[row] for row in range(3)] == [b"a", b"bc", b"def"]
+    assert list(records.batches(2)) == [b"abc", b"def"]
