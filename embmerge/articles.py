@@ -1,16 +1,20 @@
 """Titles, ids and urls from the articles file, past the texts.
 
 The file is a pickled list of dicts; 250,000 articles of 3 KB are 750 MB, of which some 20 MB are wanted. Nothing is
-unpickled: the opcodes are walked by a loop made for this one shape, texts are passed over, and each batch of dicts is
-turned into short records as soon as the pickle appends it to the list (`articlewalk`).
+unpickled: articles that look like the first one are found a block at a time (`articletemplate`), the rest is walked by
+a loop made for this one shape (`articlewalk`), and texts are passed over.
 
-Measured on such a file (Python 3.11, two cores), processor time and peak memory as ratios to this way:
+Measured on such a file (Python 3.11, two cores), processor time as ratios to this way; the last four were measured
+against the second:
 
-    the opcode loop, a template for articles like the first one (this)     1     1
-    the same loop without the template                                     2.6   1.1
-    C Unpickler whose find_class refuses every name                        1     8      holds all texts
-    pickle._Unpickler, in Python, forgetting texts                         2.7   1.8    reads them first
-    pickletools.genops over the file                                       4     0.7    without making articles of it
+    what looks like the first article by numpy, 4 MB at once (this)        1
+    what looks like the first article by a regular expression each         1.7    and Python's lock is held all the time
+    the opcode loop alone                                                  4
+    C Unpickler whose find_class refuses every name                        1.7    holds all texts
+    pickle._Unpickler, in Python, forgetting texts                         5      reads them first
+    pickletools.genops over the file                                       7      without making articles of it
+
+In blocks of 256 KB this way takes 2.5 times as long, in blocks of 1 MB 1.3 times: each costs some hundred calls.
 """
 
 import threading
