@@ -25,6 +25,8 @@ _NUMBERS = {ord("K"): 0xFF, ord("M"): 0xFFFF, ord("J"): 0xFFFFFFFF}  # opcode â†
 _WIDTHS = {ord("K"): 1, ord("M"): 2, ord("J"): 4}
 CONSTANTS = np.frombuffer(b"}(h\0h\1h\2u\n", np.uint8)  # what stands between the values of a record; a line's end
 _ENCODED = 2 + LONGEST_NUMBER  # bytes of a number in a record: LONG1, its length, itself
+_MANY = 250_000  # places of a block that may be the beginning of an article, before a closer look
+_MOST = 50_000  # articles that are looked for in a block; the smallest that make sense take some 80 bytes
 SPARE = 32  # bytes that may be looked at beyond the end of a block
 _Places = npt.NDArray[np.int64]
 
@@ -88,9 +90,13 @@ class Template:
         if len(self._memoized) < len(room):
             self._memoized = np.empty(len(room), np.bool_)
         looked_at = room[at + 1 : max(at + 1, end - len(self._head))]
-        position = np.flatnonzero(np.equal(looked_at, _MEMOIZE, out=self._memoized[: len(looked_at)])) + at
+        hits = np.equal(looked_at, _MEMOIZE, out=self._memoized[: len(looked_at)])
+        if np.count_nonzero(hits) > _MANY:  # few files have so many, and those shall take no more memory
+            hits &= room[at : at + len(hits)] == _HEAD[0]
+        position = np.flatnonzero(hits) + at
         for ahead in (0, 2, 3, 4):
             position = position[room[position + ahead] == self._head[ahead]]
+        position = position[:_MOST]
         starts, fits = position, np.ones(len(position), np.bool_)
         position = position + len(_HEAD)
         numbered = np.zeros(len(position), np.bool_)
@@ -118,9 +124,9 @@ class Template:
                 fits &= stop - position <= _LONGEST
                 values[column] = (position, stop)
             stop = np.where(fits, stop, at)
-            memoized = numbered if column == _ID else np.zeros_like(numbered)
-            fits &= memoized | (room[stop] == _MEMOIZE)
-            position = stop + ~memoized
+            bare = numbered if column == _ID else np.zeros_like(numbered)  # a number is not memoized
+            fits &= bare | (room[stop] == _MEMOIZE)
+            position = stop + ~bare
         position = position + 9 * (room[position] == _FRAME)
         fits &= room[position] == _SETITEMS
         position = position + 1 + 9 * (room[position + 1] == _FRAME)

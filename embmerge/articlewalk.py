@@ -75,7 +75,7 @@ def walk_articles(file: io.RawIOBase) -> Iterator[Records]:  # noqa: C901, PLR09
         if end - at < 16:  # noqa: PLR2004  the longest opcode with its number
             at, end = window.more(at, end)
             alike = None
-            if at == end:
+            if at >= end:  # beyond it where the last opcode is cut short
                 raise NotArticles("it is cut short")
             if len(stack) > _STACK or len(memo) > _MEMO + _MEMO_EACH * count:
                 raise NotArticles("it holds too many values that belong to no article")

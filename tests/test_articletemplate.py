@@ -1,4 +1,5 @@
 import pickle
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -81,6 +82,31 @@ def test_articles_within_a_tuple_are_refused(tmp_path):
     articles = [article(row) for row in range(4)]
     with pytest.raises(LocalDataError, match="is not a dict"):
         read(tmp_path / "a.pkl", pickle.dumps([articles[0], (articles[1], articles[2]), articles[3]], protocol=4))
+
+
+@pytest.mark.parametrize("beginning", [b"\x94", b"}\x94", b"}\x94(", b"}\x94(h\x01", b"}\x94(h\x01\x8c\x01a\x94"])
+def test_a_text_full_of_beginnings_takes_little_memory(tmp_path, beginning):
+    path = tmp_path / "a.pkl"
+    articles = [{**article(row), "text": beginning.decode("latin-1")} for row in range(2)]
+    raw = pickle.dumps(articles, protocol=4)
+    many = beginning * (8_000_000 // len(beginning))
+    long = b"X" + len(many).to_bytes(4, "little") + many
+    short = pickle.SHORT_BINUNICODE + bytes((len(articles[0]["text"].encode()),)) + articles[0]["text"].encode()
+    path.write_bytes(raw.replace(short, long).replace(b"\x95" + raw[3:11], b"", 1))
+    tracemalloc.start()
+    try:
+        found = list(read_articles(path))
+        assert tracemalloc.get_traced_memory()[1] < 80_000_000
+    finally:
+        tracemalloc.stop()
+    assert [each["id"] for each in found] == ["0", "1"]
+
+
+@pytest.mark.parametrize("cut", range(1, 400))
+def test_articles_cut_short_anywhere_are_refused(tmp_path, cut):
+    raw = pickle.dumps([article(row) for row in range(3)], protocol=4)
+    with pytest.raises(LocalDataError):
+        read(tmp_path / "a.pkl", raw[:-cut])
 
 
 def test_records_are_cut_where_each_ends_and_given_in_batches():
