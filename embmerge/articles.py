@@ -44,9 +44,10 @@ class Articles(Sequence[dict[str, Any]]):
 
     def __getitem__(self, row: Any) -> Any:
         """The article of `row`, or a list of them for a slice."""
-        if isinstance(row, slice):
-            return [decode(self.records[each]) for each in range(*row.indices(len(self)))]
-        return decode(self.records[row if row >= 0 else row + len(self)])
+        wanted = range(len(self))[row]
+        if isinstance(wanted, range):
+            return [decode(self.records[each]) for each in wanted]
+        return decode(self.records[wanted])
 
 
 def read_articles(path: Path, *, stop: threading.Event | None = None) -> Articles:

@@ -134,6 +134,13 @@ def test_articles_can_be_sliced_and_indexed(tmp_path):
     assert len(articles) == 30
 
 
+@pytest.mark.parametrize("row", [30, -31, 1000])
+def test_there_is_no_article_beyond_the_last_or_before_the_first(tmp_path, row):
+    articles = read_articles(make_articles(tmp_path / "a.pkl", 30))
+    with pytest.raises(IndexError):
+        articles[row]
+
+
 def test_reading_ends_when_it_is_asked_to(tmp_path):
     stop = threading.Event()
     stop.set()
