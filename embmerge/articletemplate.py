@@ -14,15 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embmerge.records import KEYS, LONGEST_NUMBER, PAST, Records, decode
+from embmerge.records import KEYS, LONGEST_NUMBER, NUMBERS, PAST, Records, decode
 
 _ID = KEYS.index("id")  # the one that may be a number
 _LONGEST = 2000  # bytes of a title, id or url
 _HEAD = b"}\x94("  # EMPTY_DICT, MEMOIZE, MARK
 _FRAME, _MEMOIZE, _SETITEMS, _BINGET = 0x95, 0x94, ord("u"), ord("h")
 _SHORT_TEXT, _TEXT = 0x8C, ord("X")
-_NUMBERS = {ord("K"): 0xFF, ord("M"): 0xFFFF, ord("J"): 0xFFFFFFFF}  # opcode → the bits of four bytes that count
-_WIDTHS = {ord("K"): 1, ord("M"): 2, ord("J"): 4}
 CONSTANTS = np.frombuffer(b"}(h\0h\1h\2u\n", np.uint8)  # what stands between the values of a record; a line's end
 _ENCODED = 2 + LONGEST_NUMBER  # bytes of a number in a record: LONG1, its length, itself
 _MANY = 250_000  # places of a block that may be the beginning of an article, before a closer look
@@ -112,7 +110,7 @@ class Template:
             text = short | (opcode == _TEXT)
             stop = position + np.where(short, 2 + (after & 0xFF), 5 + after)
             if column == _ID:
-                for number, width in _WIDTHS.items():
+                for number, width in NUMBERS.items():
                     here = opcode == number
                     stop[here] = position[here] + 1 + width
                     numbered |= here
@@ -200,8 +198,8 @@ def _encoded(room: npt.NDArray[np.uint8], at: _Places) -> npt.NDArray[np.uint8]:
     """The numbers whose opcodes stand at `at`, each as `records.encode` writes it."""
     opcode = room[at]
     words = np.ndarray(len(room) - 4, "<u4", room.data, strides=(1,))[at + 1]
-    for number, bits in _NUMBERS.items():
-        words = np.where(opcode == number, words & bits, words)
+    for number, width in NUMBERS.items():
+        words = np.where(opcode == number, words & (1 << 8 * width) - 1, words)
     signed = np.where(opcode == ord("J"), words.astype(np.uint32).view(np.int32), words).astype("<i8")
     encoded = np.empty((len(at), _ENCODED), np.uint8)
     encoded[:, 0], encoded[:, 1] = 0x8A, LONGEST_NUMBER  # LONG1, its length

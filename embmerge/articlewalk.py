@@ -14,7 +14,7 @@ from typing import Any
 
 from embmerge.articletemplate import CONSTANTS, SPARE, Block, Run, Template
 from embmerge.pages import PAGE, placed
-from embmerge.records import KEYS, LONGEST_NUMBER, PAST, TEXT, Records, encode, record
+from embmerge.records import KEYS, LONGEST_NUMBER, NUMBERS, PAST, TEXT, Records, encode, record
 
 _BLOCK = 4 << 20  # bytes read at once
 _KEPT = 1 << 17  # bytes of a block that may be kept while the next one is read
@@ -137,8 +137,8 @@ def walk_articles(file: io.RawIOBase) -> Iterator[Records]:  # noqa: C901, PLR09
                 if type(article) is dict and type(key) is str and key in KEYS:
                     article[key] = stack[position + 1]
             del stack[start:]
-        elif opcode in _NUMBERS:
-            width = _NUMBERS[opcode]
+        elif opcode in NUMBERS:
+            width = NUMBERS[opcode]
             stack.append(int.from_bytes(buffer[at : at + width], "little", signed=opcode == _BININT))
             at += width
         elif opcode == _LONG1:
@@ -247,8 +247,6 @@ _COUNTED = {
     pickle.BINBYTES8[0]: 8,
     pickle.BYTEARRAY8[0]: 8,
 }
-# opcode → bytes of the number
-_NUMBERS = {pickle.BININT1[0]: 1, pickle.BININT2[0]: 2, pickle.BININT[0]: 4}
 # opcode → bytes to pass over, values that it takes (-1: all since the mark)
 _OTHERS = {
     pickle.NEWTRUE[0]: (0, 0),

@@ -17,6 +17,8 @@ LONGEST_NUMBER = 16  # bytes of an id
 _LONG1 = pickle.LONG1[0]
 # opcode → bytes of the length that comes before a text
 TEXT = {pickle.SHORT_BINUNICODE[0]: 1, pickle.BINUNICODE[0]: 4, pickle.BINUNICODE8[0]: 8}
+# opcode → bytes of the number
+NUMBERS = {pickle.BININT1[0]: 1, pickle.BININT2[0]: 2, pickle.BININT[0]: 4}
 
 
 @dataclass(frozen=True)
