@@ -3,6 +3,7 @@
 Nothing is decided here. Modules are imported where they are used, so that `invoke --list` stays quick.
 """
 
+import gc
 import signal
 import threading
 import traceback
@@ -337,6 +338,7 @@ def session(c: Context, flags: Mapping[str, Any], **special: Any) -> Iterator[Se
             if str(configured.get("traceback", "")).lower() in {"yes", "1", "true", "on"}:
                 traceback.print_exception(failure)
             console.error(failure)
+    gc.freeze()  # the process is about to end: Python need not look through all that it has loaded for garbage then
     if failure:
         raise Exit(code=128 + caught[0] if caught else failure.exit_code)
 

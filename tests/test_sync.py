@@ -9,7 +9,7 @@ import pytest
 
 from embmerge.errors import ConnectError, DiskError, Interrupted, LocalDataError, RemoteDataError
 from embmerge.events import ClusterDone, ClusterFailed, ShardFetched, ShardSkipped, ShardStarted, SyncStarted, Warned
-from embmerge.remote import retry
+from embmerge.remote import retry, transfer
 from tests.syncing import MB, Lab, partials, write_shard
 
 
@@ -43,11 +43,28 @@ def test_many_small_shards_arrive(lab, transfer):
     assert len(lab.same()) == 80
 
 
-def test_a_large_shard_comes_over_all_connections(lab):
-    lab.shards(1, rows=33_000)  # 32 MB
+def test_a_large_shard_comes_over_all_connections_of_a_far_line(tmp_path):
+    with Lab(tmp_path, relay={"delay": 0.01}) as lab:
+        lab.shards(1, rows=33_000)  # 32 MB
+        assert lab.sync(connections=4).error is None
+        assert lab.same()
+        assert lab.relay.connections == 4
+
+
+def test_one_connection_is_enough_for_a_near_line_that_keeps_python_busy(lab, monkeypatch):
+    monkeypatch.setattr(transfer, "_NEAR", 10.0)
+    monkeypatch.setattr(transfer, "_BUSY", 0.0)
+    lab.shards(1, rows=33_000)
     assert lab.sync(connections=4).error is None
-    assert lab.same()
-    assert lab.relay.connections == 4
+    assert lab.relay.connections == 1
+
+
+def test_a_near_line_that_is_slow_gets_all_connections_in_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "_NEAR", 10.0)
+    with Lab(tmp_path, relay={"rate": 32 * MB}) as lab:
+        lab.shards(1, rows=33_000)
+        assert lab.sync(connections=4).error is None
+        assert lab.relay.connections == 4
 
 
 def test_an_unchanged_shard_is_skipped(lab):

@@ -1,12 +1,13 @@
 """One cluster: its connection, what lies in its remote directory, and the headers of the shards there."""
 
 import errno
+import math
 import posixpath
 import re
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from shlex import quote
 from typing import Any, TypeVar
@@ -77,6 +78,7 @@ class Cluster:
         self._connection: fabric.Connection | None = None
         self._reached = False
         self._kept: SftpChannel | None = None
+        self.round_trip = math.inf  # seconds, the shortest that was seen
 
     @property
     def address(self) -> str:
@@ -294,11 +296,9 @@ class Cluster:
 
     @contextmanager
     def _channel(self) -> Iterator[SftpChannel]:
-        if self._kept:
-            yield self._kept
-        else:
-            with closing(self._open_channel()) as channel:
-                yield channel
+        with nullcontext(self._kept) if self._kept else closing(self._open_channel()) as channel:
+            yield channel
+            self.round_trip = min(self.round_trip, channel.round_trip)
 
     def _open_channel(self) -> SftpChannel:
         try:

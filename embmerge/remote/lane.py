@@ -50,6 +50,7 @@ class FastLane:
         self._handles: dict[Download, bytes | None] = {}  # None: asked for
         self._readings: list[_Reading] = []
         self._reads: dict[int, tuple[Download, Read]] = {}  # by identity: asked for, not yet answered
+        self._on_the_way = 0  # bytes of those
         self._whole: list[tuple[Download, Read]] = []  # answered, not yet accounted for
         self._checks: set[Download] = set()
         self.received = 0  # bytes of files
@@ -92,14 +93,14 @@ class FastLane:
             download = reading.stretch.download
             while reading.left and self._handles.get(download) and not download.error and self._may_ask():
                 self._read(reading)
-        for reading in [reading for reading in self._readings if not reading.left or reading.stretch.download.error]:
+        over = [reading for reading in self._readings if not reading.left or reading.stretch.download.error]
+        for reading in over:
             self._readings.remove(reading)
             self._work.give_back(reading.stretch.download, reading.at, reading.stretch.end)
         self._close_files()
 
     def _may_ask(self) -> bool:
-        on_the_way = sum(read.length - read.received for _, read in self._reads.values())
-        if len(self._reads) >= REQUESTS or on_the_way >= self._depth:
+        if len(self._reads) >= REQUESTS or self._on_the_way >= self._depth:
             return False
         now = time.monotonic()
         if not self._turn:
@@ -116,6 +117,7 @@ class FastLane:
         assert handle
         read = Read(handle, reading.at, min(self._block, reading.left), download.write)
         self._reads[id(read)] = (download, read)
+        self._on_the_way += read.length
         self._channel.read(read, partial(self._answered, download, read))
         reading.at += read.length
         self._turn = 0.0
@@ -136,6 +138,7 @@ class FastLane:
 
     def _answered(self, download: Download, read: Read, error: OSError | None) -> None:
         del self._reads[id(read)]
+        self._on_the_way -= read.length
         if error:
             self._account(download, read)
             self._work.failed(download, file_problem(download.file, error))

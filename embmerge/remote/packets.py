@@ -7,10 +7,13 @@ go straight to whoever asked for them. Everything else, and every other cipher, 
 The cipher is that of RFC 5647 as OpenSSH uses it: 4 bytes of length in the clear, the packet, 16 bytes of tag.
 """
 
+import select
 import socket
 import struct
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import paramiko
@@ -21,13 +24,16 @@ from paramiko.packet import NeedRekeyException, Packetizer
 _AHEAD = 512 * 1024  # bytes of one receive
 _LONGEST = 256 * 1024  # bytes of a packet; OpenSSH's own limit (PACKET_MAX_SIZE)
 _LENGTH, _TAG = 4, 16  # bytes
-_HEAD = 10  # bytes before the data of a channel: padding length, kind, channel, length
 _COUNTER = 1 << 64
 _UINT32 = struct.Struct(">I")
+_HEAD = struct.Struct(">BBII")  # before the data of a channel: padding length, kind, channel, length
 
-# One transport at a time decrypts what it has received. Decrypting gives Python's lock away (cryptography 50); where
-# several threads do so for every packet, they spend more time on passing the lock around than on the packets.
+# One transport at a time takes what it has received, for as long as more is there already. Decrypting, hashing and
+# writing give Python's lock away; where several threads do so for every packet, they spend more time on passing the
+# lock around than on the packets. Meanwhile the other connections' data wait in the system's buffers.
 _turn = threading.Lock()
+_A_TURN = 0.05  # seconds; then the others have theirs
+_WITHOUT = 0.5  # seconds to wait for a turn: a disk that hangs under one connection must not silence the others
 
 Taker = Callable[[Sequence[memoryview]], None]
 
@@ -42,6 +48,9 @@ class ReadAhead:
         self._sock = sock
         self._buffer = memoryview(bytearray(_AHEAD))
         self._at = self._end = 0
+        self._arrivals = select.poll()
+        if isinstance(sock, socket.socket):
+            self._arrivals.register(sock, select.POLLIN)
 
     def recv(self, nbytes: int) -> bytes:
         """As a socket's: waits only if nothing is here."""
@@ -67,8 +76,13 @@ class ReadAhead:
         head, self._at = self._buffer[self._at : start], start + length + _TAG
         return head, self._buffer[start : self._at]
 
-    def receive(self) -> int:
-        """Receive what comes, behind what is here; 0 at the end. Raises as `recv` of a socket."""
+    def receive(self, *, wait: bool = True) -> int:
+        """Receive what comes, behind what is here; 0 at the end. Raises as `recv` of a socket.
+
+        Without `wait`, 0 as well if nothing has come so far.
+        """
+        if not wait and not self._has_come():
+            return 0
         rest = self._end - self._at
         self._buffer[:rest] = self._buffer[self._at : self._end]
         self._at, self._end = 0, rest
@@ -81,6 +95,11 @@ class ReadAhead:
             room[:received] = data
         self._end += received
         return received
+
+    def _has_come(self) -> bool:
+        if isinstance(self._sock, socket.socket):
+            return bool(self._arrivals.poll(0))
+        return isinstance(self._sock, paramiko.Channel) and bool(self._sock.recv_ready())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
@@ -133,66 +152,92 @@ class Packets(Packetizer):  # type: ignore[misc]  # paramiko has no types
             self._number = message.seqno + 1
             return kind, message
         while True:
-            with _turn:
-                data, message = self._open_all()
+            with _a_turn():
+                message = self._take()
+            if message:
+                return message
+            self._receive()
+
+    def _take(self) -> tuple[int, paramiko.Message] | None:
+        """Hand out data for as long as more is here; returns the first packet that is something else.
+
+        Raises `NeedRekeyException` when it is time for that.
+        """
+        until = time.monotonic() + _A_TURN
+        while True:
+            data, message = self._open_all()
             for taker, parts in data:
                 taker(parts)
             if message:
                 return message
             if data and self.need_rekey():
                 raise NeedRekeyException
-            self._receive()
+            if time.monotonic() > until or not self._receive(wait=False):
+                return None
 
     def _open_all(self) -> tuple[list[tuple[Taker, list[memoryview]]], tuple[int, paramiko.Message] | None]:
         """The data that are here, by taker, up to the first packet that is something else, if one is here."""
         data: list[tuple[Taker, list[memoryview]]] = []
         while sealed := self._ahead.packet():
-            packet, end = self._opened(*sealed)
+            packet = self._opened(*sealed)
             number, self._number = self._number, (self._number + 1) & 0xFFFFFFFF
-            kind = packet[1]
-            taker = self._takers.get(_UINT32.unpack_from(packet, 2)[0]) if kind == MSG_CHANNEL_DATA else None
+            padding, kind, channel, nbytes = _HEAD.unpack_from(packet)
+            taker = self._takers.get(channel) if kind == MSG_CHANNEL_DATA else None
+            end = len(packet) - padding
             if not taker:
                 message = paramiko.Message(packet[2:end])
                 message.seqno = number
                 return data, (kind, message)
-            if _UINT32.unpack_from(packet, _HEAD - 4)[0] != end - _HEAD:
+            if nbytes != end - _HEAD.size:
                 raise paramiko.SSHException("a packet whose lengths do not agree")
             if not data or data[-1][0] != taker:
                 data.append((taker, []))
-            data[-1][1].append(memoryview(packet)[_HEAD:end])
+            data[-1][1].append(memoryview(packet)[_HEAD.size : end])
         return data, None
 
-    def _opened(self, head: memoryview, body: memoryview) -> tuple[bytes, int]:
-        """A packet in the clear: the length of its padding, its kind, what it carries; and where its padding begins."""
+    def _opened(self, head: memoryview, body: memoryview) -> bytes:
+        """A packet in the clear: the length of its padding, its kind, what it carries, and the padding."""
         nonce = self._salt + self._counter.to_bytes(8, "big")
         self._counter = (self._counter + 1) % _COUNTER
         try:
             packet: bytes = self._gcm.decrypt(nonce, body, head)
         except InvalidTag:
             raise paramiko.SSHException("a packet was damaged on the way") from None
-        end = len(packet) - packet[0]
-        if end < _HEAD if packet[1] == MSG_CHANNEL_DATA else end < 2:  # noqa: PLR2004  padding length and kind
+        if len(packet) - packet[0] < 2:  # noqa: PLR2004  padding length and kind
             raise paramiko.SSHException("a packet of nothing but padding")
         self._nbytes += len(packet)
         self._packets += 1
         if self._nbytes >= self.REKEY_BYTES or self._packets >= self.REKEY_PACKETS:  # as often as paramiko wants it
             self._trigger_rekey()
-        return packet, end
+        return packet
 
-    def _receive(self) -> None:
-        """Wait for more. Raises as paramiko's packetizer."""
+    def _receive(self, *, wait: bool = True) -> int:
+        """Receive more; 0 if nothing has come so far. Raises as paramiko's packetizer."""
         if self.handshake_timed_out():
             raise EOFError
         try:
-            if not self._ahead.receive():
-                raise EOFError
+            received = self._ahead.receive(wait=wait)
         except (TimeoutError, BlockingIOError):  # ten times a second, as paramiko has set it
             if self._closed:
                 raise EOFError from None
             if self.need_rekey():
                 raise NeedRekeyException from None
             self._check_keepalive()
+            return 0
         except OSError:
             if self._closed:
                 raise EOFError from None
             raise
+        if wait and not received:
+            raise EOFError
+        return received
+
+
+@contextmanager
+def _a_turn() -> Iterator[None]:
+    mine = _turn.acquire(timeout=_WITHOUT)
+    try:
+        yield
+    finally:
+        if mine:
+            _turn.release()

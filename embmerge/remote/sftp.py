@@ -10,10 +10,12 @@ transport's thread. Nothing of paramiko but public names is used; the one libert
 
 import errno
 import itertools
+import math
 import os
 import stat
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -34,7 +36,7 @@ STATUS, HANDLE, NAME, ATTRS = 101, 102, 104, 105
 
 LARGEST_READ = 255 * 1024  # OpenSSH answers at most 256 KB, headers included
 SMALLEST_READ = 32 * 1024  # every server answers that
-WINDOW = 8 << 20  # what a server may send before we say that it arrived: no brake, even on a far line
+WINDOW = 32 << 20  # what a server may send before we say that it arrived: no brake on a far line, and seldom said
 
 _SSH_FX_EOF = 1
 _EXTENDED = 0x80000000  # attributes that we do not know follow
@@ -70,6 +72,7 @@ class SftpChannel:
         self._outgoing: list[bytes] = []
         self._transport = transport
         self.largest_read = LARGEST_READ
+        self.round_trip = math.inf  # seconds, the shortest so far
         self._inbox = Inbox(wake_at=WINDOW // 8)
         try:
             with time_limit(transport, stall_timeout):
@@ -214,20 +217,20 @@ class SftpChannel:
         Answers of whole reads are worth waking up for when there are `patience` of them.
         """
         try:
-            if self._outgoing:
-                packets, self._outgoing = b"".join(self._outgoing), []
-                self._inbox.listen()
-                self._channel.sendall(packets)
+            asked = self._send()
             if not self._then:
                 return
-            self._inbox.patience = patience
+            self._inbox.patience = min(patience, len(self._then))
             self._channel.settimeout(timeout)
             self._channel.recv(WINDOW)  # blocks until the inbox has something, and tells the server how much arrived
         except TimeoutError:  # (OSError's child: first)
             pass
         except (OSError, EOFError, paramiko.SSHException) as error:
             raise self._lost(error) from error
-        for reply in self._inbox.take():
+        replies = self._inbox.take()
+        if replies:
+            self.round_trip = min(self.round_trip, time.monotonic() - asked)
+        for reply in replies:
             then, _ = self._then.pop(reply.number, (None, None))
             if then is None:
                 raise WireError("the server answers what nobody asked")
@@ -238,6 +241,15 @@ class SftpChannel:
             raise self._lost(None)
         if self._then and self._inbox.silent_for() > self._stall_timeout:
             raise ConnectionLost(f"no byte for {self._stall_timeout:g} s")
+
+    def _send(self) -> float:
+        """Send what was asked for; the time, if no answer to anything older is due, else minus infinity."""
+        asked = time.monotonic() if len(self._outgoing) == len(self._then) else -math.inf
+        if self._outgoing:
+            packets, self._outgoing = b"".join(self._outgoing), []
+            self._inbox.listen()
+            self._channel.sendall(packets)
+        return asked
 
     def _deliver(self, taker: Taker | None) -> None:
         """Have our packets, where they are ours, bring the data without paramiko."""

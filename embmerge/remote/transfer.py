@@ -34,6 +34,9 @@ _BYTES_A_LANE = 8 << 20  # below that, a further login costs more than it brings
 _FILES_A_LANE = 16
 _SECOND_CHANCE = 0.5  # seconds until a refused connection is asked for again: sshd refuses at random when it is busy
 _GO_ON = "run the same command again when the network is back: what is here is kept"
+_NEAR = 0.005  # seconds of a round trip: on a line so near one connection brings what Python can take, or soon shows it
+_PROBE = 0.3  # seconds of which is measured whether it does
+_BUSY = 0.7  # of a processor core: above that, it is Python and not the line that limits
 _END_WITHIN = 1.0  # seconds that connections get to end after `halt`; those that hang in a system call are left
 
 
@@ -120,6 +123,8 @@ class Transfer:
     def _lane(self, connection: Any = None) -> None:
         """One connection after the other, for as long as each brings something while others are at work."""
         refused = False
+        if not connection:
+            self._until_wanted()
         while not self._over():
             try:
                 connection = connection or self._cluster.another()
@@ -140,6 +145,15 @@ class Transfer:
                 connection = None
             if not once_more:
                 return
+
+    def _until_wanted(self) -> None:
+        """On a near line, wait for as long as the connections at work keep Python busy: one more would only cost."""
+        busy = self._cluster.round_trip < _NEAR
+        while busy and not self._over():
+            began, used = time.monotonic(), time.process_time()
+            while (passed := time.monotonic() - began) < _PROBE and not self._over():
+                self._work.wait(_PROBE - passed)
+            busy = self._at_work > 0 and time.process_time() - used > _BUSY * passed
 
     def _fetch(self, lane: FastLane | PlainLane) -> bool:
         """Whether another connection should follow at once."""
@@ -184,13 +198,16 @@ class Transfer:
 
     @contextmanager
     def _one_more_at_work(self) -> Iterator[None]:
-        with self._lock:
-            self._at_work += 1
+        self._come_and_go(1)
         try:
             yield
         finally:
-            with self._lock:
-                self._at_work -= 1
+            self._come_and_go(-1)
+
+    def _come_and_go(self, how_many: int) -> None:
+        with self._lock:
+            self._at_work += how_many
+            self._work.lanes = max(1, self._at_work)
 
     def _lost(self, error: EmbmergeError) -> None:
         name = f"{self._cluster.name}: "

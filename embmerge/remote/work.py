@@ -105,7 +105,8 @@ class Work:
         self, downloads: Iterable[Download], directory: Path, *, lanes: int = 1, observer: Observer = ignore
     ) -> None:
         self._changed = threading.Condition()
-        self.lanes, self._directory, self._observer = lanes, directory, observer
+        self.lanes = lanes  # connections at work, or soon to be
+        self._directory, self._observer = directory, observer
         self._waiting = deque(downloads)
         self._missing = sum(download.missing for download in self._waiting)
         self._active: dict[Download, None] = {}  # in order
