@@ -22,6 +22,7 @@ from tests.syncing import MB, Lab, partials, write_shard
 
 ROOT = Path(__file__).resolve().parent.parent
 TWICE = MB  # bytes that a cut may cost
+READ_AT_ONCE = 16 * MB  # bytes a second, slow enough for us to have read what the line lets through: a reset loses the rest
 OVERHEAD = 600_000  # bytes of logins, of packets around the data
 
 
@@ -44,6 +45,7 @@ both_ways = pytest.mark.parametrize("transfer", ["fast", "plain"])
 def test_a_cut_after_any_tenth_of_a_file(lab, tenth, transfer):
     (path,) = lab.shards(1, rows=3000)
     size = path.stat().st_size
+    lab.relay.rate = READ_AT_ONCE
     lab.relay.cut_after(size * tenth // 10 + 5000, how="reset" if tenth % 2 else "fin")
     assert lab.sync(connections=1, transfer=transfer).error is None
     assert lab.same()
@@ -86,6 +88,7 @@ def test_the_first_connect_is_tried_again(lab):
 
 def test_a_line_that_does_not_come_back_is_given_up_and_what_is_here_is_kept(lab):
     lab.shards(1, rows=6000)
+    lab.relay.rate = READ_AT_ONCE
     lab.relay.call_after(3 * MB, lambda: (lab.relay.cut(), lab.relay.refuse()))
     result = lab.sync(retries=2)
     assert isinstance(result.error, ConnectionLost)
@@ -191,6 +194,7 @@ def test_a_file_that_grows_during_the_download(lab):
 
 def test_a_partial_of_another_version_is_thrown_away(lab):
     (path,) = lab.shards(1, rows=6000)
+    lab.relay.rate = READ_AT_ONCE
     lab.relay.call_after(3 * MB, lambda: (lab.relay.cut(), lab.relay.refuse()))
     lab.sync(retries=0)
     assert len(partials(lab.local)) == 1
