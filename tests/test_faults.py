@@ -22,7 +22,7 @@ from tests.syncing import MB, Lab, partials, write_shard
 
 ROOT = Path(__file__).resolve().parent.parent
 TWICE = MB  # bytes that a cut may cost
-READ_AT_ONCE = 16 * MB  # bytes a second, slow enough for us to have read what the line lets through: a reset loses the rest
+READ_AT_ONCE = 16 * MB  # bytes a second: slow enough to be read as they come, since a reset loses what is unread
 OVERHEAD = 600_000  # bytes of logins, of packets around the data
 
 
