@@ -1,6 +1,8 @@
 import os
 import subprocess
 import sys
+import threading
+from contextlib import contextmanager
 
 import pytest
 
@@ -16,6 +18,14 @@ def dead_process():
     process = subprocess.Popen([sys.executable, "-S", "-c", ""])
     process.wait()
     return process.pid
+
+
+@contextmanager
+def open_files_unchanged():
+    """Fails unless as many files are open in the end as before."""
+    before = os.listdir("/dev/fd")
+    yield
+    assert len(os.listdir("/dev/fd")) == len(before)
 
 
 def test_the_new_content_takes_the_place_of_the_old(tmp_path):
@@ -115,3 +125,21 @@ def test_a_folder_that_goes_meanwhile_is_a_disk_error(tmp_path):
         temporary.write_bytes(b"new")
         temporary.unlink()
         folder.rmdir()
+
+
+def test_what_was_replaced_is_freed_before_long(tmp_path):
+    place, other = tmp_path / "x", tmp_path / "y"
+    place.write_text("old")
+    other.write_text("new")
+    before = set(threading.enumerate())
+    with open_files_unchanged():
+        with atomic.outliving_its_name(place):
+            other.replace(place)
+        for thread in set(threading.enumerate()) - before:
+            thread.join()
+    assert place.read_text() == "new"
+
+
+def test_nothing_need_stand_where_a_file_is_put(tmp_path):
+    with open_files_unchanged(), atomic.outliving_its_name(tmp_path / "x"):
+        (tmp_path / "x").write_text("new")

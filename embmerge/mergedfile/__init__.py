@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from embmerge.atomic import temporary_for
+from embmerge.atomic import outliving_its_name, sync, temporary_for
 from embmerge.errors import LocalDataError, UsageError
 from embmerge.plaintext import printable
 
@@ -72,11 +72,12 @@ def open_writer(output: Path, rows: int, dim: int, dtype: "np.dtype[Any]") -> It
     `DiskError` where the disk is full or not writable.
     """
     make = _format(output, 1)
-    with temporary_for(output) as hidden:
+    with temporary_for(output) as hidden, outliving_its_name(output):
         writer: Writer = make(hidden, rows, dim, dtype)
         try:
             yield writer
             writer.publish(output)
+            sync(output.parent)
         finally:
             writer.close()
 
