@@ -3,6 +3,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -23,9 +24,9 @@ def dead_process():
 @contextmanager
 def open_files_unchanged():
     """Fails unless as many files are open in the end as before."""
-    before = os.listdir("/dev/fd")
+    before = len(list(Path("/dev/fd").iterdir()))
     yield
-    assert len(os.listdir("/dev/fd")) == len(before)
+    assert len(list(Path("/dev/fd").iterdir())) == before
 
 
 def test_the_new_content_takes_the_place_of_the_old(tmp_path):
