@@ -72,11 +72,12 @@ def open_writer(output: Path, rows: int, dim: int, dtype: "np.dtype[Any]") -> It
     `DiskError` where the disk is full or not writable.
     """
     make = _format(output, 1)
-    with temporary_for(output) as hidden, outliving_its_name(output):
+    with temporary_for(output) as hidden:
         writer: Writer = make(hidden, rows, dim, dtype)
         try:
             yield writer
-            writer.publish(output)
+            with outliving_its_name(output):
+                writer.publish(output)
             sync(output.parent)
         finally:
             writer.close()

@@ -98,7 +98,10 @@ class Transfer:
         self._problems.clear()
         before = self._work.received
         main = self._cluster.connection if self._cluster.connection.is_connected else None
-        threads = [self._thread(partial(self._lane, each)) for each in (main, *[None] * (self._count - 1))]
+        threads = [
+            self._thread(partial(self._lane, main)),
+            *map(self._thread, [self._further_lane] * (self._count - 1)),
+        ]
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads) and not self._over():
@@ -123,8 +126,6 @@ class Transfer:
     def _lane(self, connection: Any = None) -> None:
         """One connection after the other, for as long as each brings something while others are at work."""
         refused = False
-        if not connection:
-            self._until_wanted()
         while not self._over():
             try:
                 connection = connection or self._cluster.another()
@@ -146,14 +147,15 @@ class Transfer:
             if not once_more:
                 return
 
-    def _until_wanted(self) -> None:
-        """On a near line, wait for as long as the connections at work keep Python busy: one more would only cost."""
+    def _further_lane(self) -> None:
+        """The same, but on a near line not while the connections at work keep Python busy: one more would only cost."""
         busy = self._cluster.round_trip < _NEAR
         while busy and not self._over():
             began, used = time.monotonic(), time.process_time()
             while (passed := time.monotonic() - began) < _PROBE and not self._over():
                 self._work.wait(_PROBE - passed)
             busy = self._at_work > 0 and time.process_time() - used > _BUSY * passed
+        self._lane()
 
     def _fetch(self, lane: FastLane | PlainLane) -> bool:
         """Whether another connection should follow at once."""
