@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from paramiko.common import MSG_CHANNEL_DATA, MSG_CHANNEL_EOF
 from paramiko.packet import NeedRekeyException
 
+from embmerge.remote import packets
 from embmerge.remote.packets import Packets, ReadAhead
 from tests.syncing import Lab
 
@@ -183,6 +184,30 @@ def test_a_packet_knows_its_number(line):
     line.take(7)
     line.send(data(b"x"), eof(), eof())
     assert [line.packets.read_message()[1].seqno for _ in range(2)] == [1, 2]
+
+
+def test_a_connection_that_holds_its_turn_for_long_does_not_silence_the_others(line, monkeypatch):
+    monkeypatch.setattr(packets, "_WITHOUT", 0.01)
+    line.take(7)
+    line.send(data(b"a"), eof())
+    with packets._turn:
+        assert line.packets.read_message()[0] == MSG_CHANNEL_EOF
+    assert line.taken == [(7, b"a")]
+
+
+def test_data_that_come_while_others_are_handed_out_are_taken_in_the_same_turn(line):
+    later = [data(b"b")]
+
+    def take(parts):
+        line.taken += map(bytes, parts)
+        line.send(*later)
+        later.clear()
+
+    line.packets.deliver(7, take)
+    line.send(data(b"a"))
+    line.packets._receive()
+    assert line.packets._take() is None
+    assert line.taken == [b"a", b"b"]
 
 
 @pytest.mark.parametrize("sshd", [None, {"lines": ["RekeyLimit 256K"]}], ids=["embedded", "OpenSSH"])
