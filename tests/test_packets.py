@@ -1,6 +1,7 @@
 """Packets as OpenSSH seals them with AES-GCM, over a real pair of sockets; and keys agreed on again by real servers."""
 
 import socket
+import sys
 import threading
 
 import paramiko
@@ -208,6 +209,21 @@ def test_data_that_come_while_others_are_handed_out_are_taken_in_the_same_turn(l
     line.packets._receive()
     assert line.packets._take() is None
     assert line.taken == [b"a", b"b"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such option")
+def test_a_short_answer_is_acknowledged_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        ours, (theirs, _) = socket.create_connection(door.getsockname()), door.accept()
+    with ours, theirs:
+        for _ in range(8):  # question and answer, after which Linux acknowledges with the next question
+            theirs.sendall(b"?")
+            ours.recv(1)
+            ours.sendall(b"!")
+        before = ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK)
+        theirs.sendall(b"?")
+        ReadAhead(ours).receive()
+        assert (before, ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK)) == (0, 1)
 
 
 @pytest.mark.parametrize("sshd", [None, {"lines": ["RekeyLimit 256K"]}], ids=["embedded", "OpenSSH"])
