@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from embmerge.settings import Settings
     from embmerge.shard import ShardHeader
 
+# Loading the libraries makes hundreds of thousands of objects and no garbage: Python would look 200 times in vain.
+gc.set_threshold(100_000)
+
 HELP = {
     "article": "the title of an article whose neighbours to show, instead of ten random ones",
     "articles": "articles file (setting: articles)",
