@@ -1,13 +1,15 @@
 """`python -m bench.merge`: `invoke merge` against the way most people merge, and against the disk.
 
 The peers are `naive` (pickle.load each shard, np.concatenate, pickle.dump) and `copy` (cp of the shards, then fsync).
-All run in turn, each in processes of its own; medians are printed, and ratios, which alone mean something elsewhere.
+All run in turns, each in processes of its own, in a new order each round, since whoever comes after whom finds other
+memory. Medians are printed, and those of each round's ratios, which alone mean something elsewhere.
 """
 
 import argparse
 import os
 import pickle
 import platform
+import random
 import shutil
 import statistics
 import subprocess
@@ -17,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.programs import ROOT, Run, environment, measured
+from bench.programs import ROOT, Run, environment, measured, ratio
 from embmerge.atomic import sync
 from embmerge.demo.dataset import MODEL, Size
 
@@ -120,7 +122,8 @@ def main() -> None:
         del commands["naive"]
     runs: dict[str, list[Run]] = {name: [] for name in commands}
     for number in range(given.runs):
-        for name, (command, where) in commands.items():
+        for name in random.sample(list(commands), len(commands)):
+            command, where = commands[name]
             runs[name].append(measured(command, env=environment(), cwd=where))
             print(f"run {number + 1}: {name} {runs[name][-1].wall:.1f} s", flush=True)
     for leftover in ("naive.pkl", "merged/embeddings.pkl"):
@@ -137,11 +140,11 @@ def report(runs: dict[str, list[Run]], folder: Path) -> None:
         name: Run(*(statistics.median(getattr(run, part) for run in those) for part in ("wall", "cpu", "peak")))
         for name, those in runs.items()
     }
-    ours = middle["invoke merge"]
+    ours = runs["invoke merge"]
     print(f"{'':<14}{'wall s':>8}{'cpu s':>8}{'peak MB':>9}   invoke merge takes")
     for name, run in middle.items():
-        ratios = f"{ours.wall / run.wall:.2f} x wall, {ours.peak / run.peak:.2f} x memory" if run is not ours else ""
-        print(f"{name:<14}{run.wall:>8.2f}{run.cpu:>8.2f}{run.peak:>9.0f}   {ratios}")
+        of = f"{ratio(ours, runs[name]):.2f} x wall, {ratio(ours, runs[name], 'peak'):.2f} x memory"
+        print(f"{name:<14}{run.wall:>8.2f}{run.cpu:>8.2f}{run.peak:>9.0f}   {of if runs[name] is not ours else ''}")
 
 
 if __name__ == "__main__":

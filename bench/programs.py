@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,11 @@ class Run:
 def environment(**changes: str) -> dict[str, str]:
     """Ours with `changes`, and with Python keeping what it compiles, as it does for everybody but test machines."""
     return {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"} | changes
+
+
+def ratio(ours: Sequence[Run], theirs: Sequence[Run], part: str = "wall") -> float:
+    """What ours take of theirs: the median over rounds, within each of which the machine is about as quick."""
+    return float(statistics.median(getattr(a, part) / getattr(b, part) for a, b in zip(ours, theirs, strict=True)))
 
 
 def measured(*commands: Sequence[str], env: Mapping[str, str], cwd: Path = ROOT) -> Run:

@@ -1,8 +1,9 @@
 """`python -m bench.transfer`: `invoke sync` against the programs that people use instead, on near and far lines.
 
-All tools fetch the same files from the same two servers, in turn, each in processes of its own; every byte is compared
-afterwards. Printed are medians, and ratios to the others' times, which alone mean something on another machine. The
-others fetch from one server after the other, as a person or a shell loop would have them do.
+All tools fetch the same files from the same two servers, each in processes of its own, in a new order each round, since
+whoever comes after whom finds other memory; every byte is compared afterwards. Printed are medians, and those of each
+round's ratios to the others' times, which alone mean something on another machine. The others fetch from one server
+after the other, as a person or a shell loop would have them do.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import multiprocessing
 import os
 import pickle
 import platform
+import random
 import shlex
 import shutil
 import statistics
@@ -22,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.lines import Condition, Line, line
-from bench.programs import Run, environment, measured
+from bench.programs import Run, environment, measured, ratio
 
 CONDITIONS = (
     Condition("loopback"),
@@ -183,7 +185,7 @@ def measure(condition: Condition, tools: Sequence[str], sources: tuple[Path, ...
             taken: dict[str, list[Run]] = {tool: [] for tool in tools}
             verified = []
             for _ in range(runs):
-                for tool in tools:
+                for tool in random.sample(tools, len(tools)):
                     shutil.rmtree(job.out, ignore_errors=True)
                     job.out.mkdir()
                     taken[tool].append(measured(*TOOLS[tool](job), env=env))
@@ -199,18 +201,18 @@ def measure(condition: Condition, tools: Sequence[str], sources: tuple[Path, ...
 def table(condition: Condition, taken: dict[str, list[Run]], nbytes: int) -> None:
     """Print the medians of every tool, and what sync's time is to it."""
     print(f"\n{condition.name}\n{'':8}{'wall s':>8}{'cpu s':>8}{'peak MB':>9}{'MB/s':>8}{'sync is':>10}{'wanted':>9}")
-    mine = _median(run.wall for run in taken.get("sync", []))
+    mine = taken.get("sync", [])
     for tool, runs in taken.items():
         wall = _median(run.wall for run in runs)
         target = TARGETS.get(condition.name, {}).get(tool)
         print(
             f"{tool:8}{wall:8.2f}{_median(run.cpu for run in runs):8.2f}{max(run.peak for run in runs):9.0f}"
-            f"{nbytes / wall / 1e6:8.1f}{f'{mine / wall:.2f} x' if mine and tool != 'sync' else '':>10}"
+            f"{nbytes / wall / 1e6:8.1f}{f'{ratio(mine, runs):.2f} x' if mine and runs is not mine else '':>10}"
             f"{f'{target:.2f} x' if target else '':>9}"
         )
     if condition.mbit and mine:
-        line_rate = 2 * condition.mbit / 8  # two servers
-        print(f"sync fills {nbytes / mine / 1e6 / line_rate:.0%} of the two lines (wanted: {LINE_TARGET:.0%})")
+        part = nbytes / _median(run.wall for run in mine) / 1e6 / (2 * condition.mbit / 8)  # two servers
+        print(f"sync fills {part:.0%} of the two lines (wanted: {LINE_TARGET:.0%})")
 
 
 def _median(values: Iterable[float]) -> float:
