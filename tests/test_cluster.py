@@ -4,10 +4,11 @@ import errno
 import os
 
 import asyncssh
+import paramiko
 import pytest
 
 from embmerge.demo.server import Home
-from embmerge.errors import ConnectError, RemoteDataError, ShardError, TruncatedShard
+from embmerge.errors import ConnectError, ConnectionLost, RemoteDataError, ShardError, TruncatedShard
 from tests.servers import PASSWORD, Login, Sshd, embedded, make_key
 from tests.shards import dumped, make_shard, rows_of, shard_of
 
@@ -233,3 +234,23 @@ def test_a_look_in_one_session_opens_one(remote, desk):
         assert [header.rows for _, header in cluster.headers(files)] == [40]
         assert cluster.look_again(files) == list(files)
     assert cluster.connection.transport._channel_counter == before + 1
+
+
+@pytest.mark.parametrize("question", ["normalize", "listdir_attr", "open", "stat"])
+def test_a_session_that_ends_between_two_questions_is_a_lost_line_and_no_fault_of_a_file(
+    remote, desk, monkeypatch, question
+):
+    make_shard(remote, rows_of(40), cluster=0, gpu=0)
+    cluster = desk.connected(transfer="plain")
+    files = cluster.listing().shards
+    ask = getattr(paramiko.SFTPClient, question)
+
+    def too_late(client, *about):
+        client.get_channel().close()
+        return ask(client, *about)
+
+    monkeypatch.setattr(paramiko.SFTPClient, question, too_late)
+    with pytest.raises(ConnectionLost):
+        {"open": lambda: list(cluster.headers(files)), "stat": lambda: cluster.look_again(files)}.get(
+            question, cluster.listing
+        )()

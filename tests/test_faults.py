@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import asyncssh
+import paramiko
 import pytest
 
 from embmerge.demo.server import Home
@@ -76,6 +77,20 @@ def test_twenty_random_cuts_in_one_sync(lab, transfer):
     assert lab.sync(connections=3, retries=30, transfer=transfer).error is None
     assert len(lab.same()) == 4
     assert next(cuts) > 20
+
+
+def test_a_session_that_ends_before_its_line_is_tried_again(lab, monkeypatch):
+    lab.shards(2)
+    ask, calls = paramiko.SFTPClient.open, itertools.count(1)
+
+    def too_late(client, *about):
+        if next(calls) == 1:
+            client.get_channel().close()
+        return ask(client, *about)
+
+    monkeypatch.setattr(paramiko.SFTPClient, "open", too_late)
+    assert lab.sync(transfer="plain").error is None
+    assert len(lab.same()) == 2
 
 
 def test_the_first_connect_is_tried_again(lab):

@@ -22,7 +22,7 @@ from embmerge.remote.blocks import EDGE, Blocks, Unknown
 from embmerge.remote.credentials import Credentials
 from embmerge.remote.login import Ask, Door
 from embmerge.remote.retry import persistently
-from embmerge.remote.sftp import RemoteStat, SftpChannel, WireError, time_limit
+from embmerge.remote.sftp import RemoteStat, SftpChannel, WireError, is_over, time_limit
 from embmerge.settings import Settings
 from embmerge.shard import SHARD_NAME, ShardHeader, read_header
 
@@ -162,7 +162,12 @@ class Cluster:
                 raise ConnectionLost(f"{self.name}: the connection was lost")
             client.get_channel().settimeout(limit)
             with client:
-                yield client
+                try:
+                    yield client
+                except OSError as error:
+                    if is_over(client):
+                        raise EOFError(str(error)) from error
+                    raise
         except paramiko.ChannelException as error:
             raise ConnectError(
                 f"{self.name}: the server opens no session: {printable(error.text)}",
@@ -212,7 +217,7 @@ class Cluster:
             directory = sftp.normalize(self._configured_dir)
             return directory, sftp.listdir_attr(directory)
         except OSError as error:
-            if isinstance(error, TimeoutError):
+            if isinstance(error, TimeoutError) or is_over(sftp):
                 raise
             if error.errno == errno.EACCES:
                 raise RemoteDataError(
@@ -238,7 +243,8 @@ class Cluster:
                 names = sorted(sftp.listdir(parent))
                 break
             except OSError:
-                continue
+                if is_over(sftp):
+                    raise
         there = _some([printable(name, 40) for name in names if not name.startswith(".")]) or "nothing"
         return RemoteDataError(
             f"{self.name}: remote directory not found: {printable(path)}; the nearest that exists is "
@@ -354,7 +360,7 @@ class Cluster:
                     with sftp.open(file.path, "rb", 4096) as remote:
                         yield file, self._header(remote, file)
                 except OSError as error:  # noqa: PERF203  each file has its own fate
-                    if isinstance(error, TimeoutError | ConnectionError):
+                    if isinstance(error, TimeoutError | ConnectionError) or is_over(sftp):
                         raise
                     yield file, self._unreadable(file, error)
 

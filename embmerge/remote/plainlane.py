@@ -5,6 +5,7 @@ import functools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import paramiko
 
@@ -12,7 +13,7 @@ from embmerge.errors import ConnectionLost
 from embmerge.plaintext import printable
 from embmerge.remote.lane import LOOK_AROUND, file_problem
 from embmerge.remote.pace import Pace
-from embmerge.remote.sftp import RemoteStat, time_limit
+from embmerge.remote.sftp import RemoteStat, is_over, time_limit
 from embmerge.remote.work import Download, Stretch, Work
 
 _BLOCK = 128 * 1024  # bytes that count as here at once; paramiko asks for 32 KB at a time
@@ -45,6 +46,7 @@ class PlainLane:
         self._transport, self._work, self._pace, self._stop = transport, work, pace, stop
         self._stall_timeout = stall_timeout
         self.received = 0  # bytes of files
+        self._client: Any = None
         with time_limit(transport, stall_timeout), self._line():
             self._client = paramiko.SFTPClient.from_transport(transport)
         self._client.get_channel().settimeout(stall_timeout)
@@ -115,6 +117,6 @@ class PlainLane:
         except paramiko.ChannelException:
             raise
         except (OSError, EOFError, paramiko.SSHException) as error:
-            if isinstance(error, OSError) and self._transport.is_active():
+            if isinstance(error, OSError) and self._client and not is_over(self._client):
                 raise
             raise ConnectionLost(f"connection lost: {printable(str(error)) or 'closed by the server'}") from error

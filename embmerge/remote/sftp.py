@@ -289,6 +289,14 @@ def time_limit(transport: paramiko.Transport, seconds: float) -> Iterator[None]:
         timer.cancel()
 
 
+def is_over(client: paramiko.SFTPClient) -> bool:
+    """Whether the session of paramiko's own client has ended: it tells so by an `OSError` that names no reason.
+
+    It looks like one of a file, and may come a moment before the transport knows that the line is gone.
+    """
+    return bool(client.get_channel().closed)
+
+
 def _text(raw: bytes) -> bytes:
     return struct.pack(">I", len(raw)) + raw
 
