@@ -2,7 +2,8 @@
 
 The peers are `naive` (pickle.load each shard, np.concatenate, pickle.dump) and `copy` (cp of the shards, then fsync).
 All run in turns, each in processes of its own, in a new order each round, since whoever comes after whom finds other
-memory. Medians are printed, and those of each round's ratios, which alone mean something elsewhere.
+memory. What one has written is removed before the next begins, so that nobody is timed while the disk frees an old
+file. Medians are printed, and those of each round's ratios, which alone mean something elsewhere.
 """
 
 import argparse
@@ -124,12 +125,18 @@ def main() -> None:
     for number in range(given.runs):
         for name in random.sample(list(commands), len(commands)):
             command, where = commands[name]
+            clear(folder)
             runs[name].append(measured(command, env=environment(), cwd=where))
             print(f"run {number + 1}: {name} {runs[name][-1].wall:.1f} s", flush=True)
-    for leftover in ("naive.pkl", "merged/embeddings.pkl"):
-        (folder / leftover).unlink(missing_ok=True)
-    shutil.rmtree(folder / "copy", ignore_errors=True)
+    clear(folder)
     report(runs, folder)
+
+
+def clear(folder: Path) -> None:
+    """Remove what was written."""
+    for output in ("naive.pkl", "merged/embeddings.pkl"):
+        (folder / output).unlink(missing_ok=True)
+    shutil.rmtree(folder / "copy", ignore_errors=True)
 
 
 def report(runs: dict[str, list[Run]], folder: Path) -> None:
