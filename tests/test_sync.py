@@ -67,6 +67,13 @@ def test_a_near_line_that_is_slow_gets_all_connections_in_the_end(tmp_path, monk
         assert lab.relay.connections == 4
 
 
+def test_one_connection_is_enough_for_a_near_line_that_a_limit_keeps_slow(lab, monkeypatch):
+    monkeypatch.setattr(transfer, "_NEAR", 10.0)
+    lab.shards(1, rows=33_000)
+    assert lab.sync(connections=4, limit_rate=32 * MB).error is None
+    assert lab.relay.connections == 1
+
+
 def test_an_unchanged_shard_is_skipped(lab):
     lab.shards(2)
     lab.sync()

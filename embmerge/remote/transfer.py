@@ -149,13 +149,14 @@ class Transfer:
                 return
 
     def _further_lane(self) -> None:
-        """The same, but on a near line not while the connections at work keep Python busy: one more would only cost."""
+        """The same, but on a near line not while those at work keep Python busy or obey a limit: it would only cost."""
         busy = self._cluster.round_trip < _NEAR
         while busy and not self._over():
             began, used = time.monotonic(), time.process_time()
             while (passed := time.monotonic() - began) < _PROBE and not self._over():
                 self._work.wait(_PROBE - passed)
-            busy = self._at_work > 0 and time.process_time() - used > _BUSY * passed
+            enough = self._pace.limited or time.process_time() - used > _BUSY * passed
+            busy = self._at_work > 0 and enough
         self._lane()
 
     def _fetch(self, lane: FastLane | PlainLane) -> bool:
