@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from embmerge.settings import Settings
     from embmerge.shard import ShardHeader
 
-# Loading the libraries makes hundreds of thousands of objects and no garbage: Python would look 200 times in vain.
+# Loading the libraries makes 40,000 objects and no garbage: Python would look through them 100 times, for 20 ms.
 gc.set_threshold(100_000)
 
 HELP = {
