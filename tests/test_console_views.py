@@ -109,6 +109,13 @@ def test_rows_of_clusters_that_were_not_asked_are_told():
     assert lines[-1] == "✓ All is well with 15,625 rows in 1 shard; other clusters have the rest"
 
 
+def test_rows_that_a_cluster_may_have_that_was_not_looked_into_are_not_said_to_be_elsewhere():
+    seen = ClusterSurvey("tensor01", "/data/emb", (finding(1),))
+    lost = ClusterSurvey("tensor02", error=ConnectError("tensor02: connection refused"))
+    lines = render(judge([seen, lost], Terms(articles=2 * ROWS)), None)
+    assert "  · rows 0 - 15,625 are left; tensor02 could not be looked into" in lines
+
+
 def test_leftovers_are_told_from_work_in_progress():
     left = (file("cluster1_gpu0_checkpoint_5000.pkl"), file("cluster1_gpu7_checkpoint_9000.pkl"))
     lines = shown(finding(0), checkpoints=left, others=("x",))

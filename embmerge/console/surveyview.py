@@ -28,8 +28,8 @@ _COLUMNS = (
 def survey_lines(survey: "Survey", width: int | None) -> list[str]:
     """The tables, the coverage, and whether a merge of what was asked would succeed."""
     lines = [line for each in survey.clusters for line in _cluster(each, width)]
-    lines += ["", "COVERAGE", *_coverage(survey)]
-    missing = [each.cluster for each in survey.clusters if each.error]
+    missing = ", ".join(each.cluster for each in survey.clusters if each.error)
+    lines += ["", "COVERAGE", *_coverage(survey, missing)]
     if survey.ok:
         rows = f"{survey.coverage.rows:,} rows in {_shards(survey.coverage)}"
         if survey.coverage.left:
@@ -37,7 +37,7 @@ def survey_lines(survey: "Survey", width: int | None) -> list[str]:
         else:
             verdict = f"✓ A merge would succeed: {rows}"
     elif missing:
-        verdict = f"✗ Nobody can tell whether a merge would succeed: {', '.join(missing)} could not be looked into"
+        verdict = f"✗ Nobody can tell whether a merge would succeed: {missing} could not be looked into"
     else:
         verdict = "✗ A merge would fail"
     return [*lines, verdict]
@@ -90,7 +90,7 @@ def _when(timestamp: str | None, mtime: int) -> str:
         return "?"
 
 
-def _coverage(survey: "Survey") -> list[str]:
+def _coverage(survey: "Survey", missing: str) -> list[str]:
     coverage = survey.coverage
     lines = [f"  ✗ {problem}" for problem in survey.problems]
     if coverage.shards:
@@ -101,7 +101,9 @@ def _coverage(survey: "Survey") -> list[str]:
         lines.append("  · no shard was seen")
     for start, end in coverage.left:
         rows = f"rows {start:,} - {end:,}" if end is not None else f"rows from {start:,} on, if there are any,"
-        lines.append(f"  · {rows} are left for other clusters")
+        lines.append(
+            f"  · {rows} are left{f'; {missing} could not be looked into' if missing else ' for other clusters'}"
+        )
     if survey.articles is not None and coverage.end > survey.articles:
         extra = coverage.end - survey.articles
         lines.append(f"  · {survey.articles:,} articles; the last {extra:,} rows are left out")
