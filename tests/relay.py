@@ -13,6 +13,7 @@ import threading
 from collections import deque
 
 HOLD = 64 << 20  # bytes under way in one direction of one connection, before its sender has to wait
+PIECE = 16 << 10  # bytes that come at once over a slow line, however many have come here at once
 
 
 class Relay:
@@ -201,7 +202,10 @@ class _End(asyncio.Protocol):
         self.transport.resume_reading()
 
     def data_received(self, data):
-        self._waiting.append((self.relay.due(len(data), self.from_server), data))
+        step = PIECE if self.relay.rate else len(data)
+        for at in range(0, len(data), step):
+            piece = data[at : at + step]
+            self._waiting.append((self.relay.due(len(piece), self.from_server), piece))
         self._held += len(data)
         if self._held > HOLD:
             self.transport.pause_reading()
