@@ -9,6 +9,7 @@ import pytest
 
 from embmerge.demo.server import Home
 from embmerge.errors import ConnectError, ConnectionLost, RemoteDataError, ShardError, TruncatedShard
+from embmerge.remote.cluster import Cluster
 from tests.servers import PASSWORD, Login, Sshd, embedded, make_key
 from tests.shards import dumped, make_shard, rows_of, shard_of
 
@@ -16,7 +17,7 @@ both_ways = pytest.mark.parametrize("transfer", ["fast", "plain"])
 
 
 class Denying(Home):
-    """Lists no folder named `closed`, and opens no file named `cluster0_gpu9.pkl`."""
+    """Lists no folder named `closed`, opens no file named `cluster0_gpu9.pkl`, ends within `cluster0_gpu8.pkl`."""
 
     def scandir(self, path):
         if path.rstrip(b"/").endswith(b"closed"):
@@ -26,7 +27,13 @@ class Denying(Home):
     def open(self, path, *how):
         if path.endswith(b"cluster0_gpu9.pkl"):
             raise OSError(errno.EACCES, "Permission denied")
+        self.last = path
         return super().open(path, *how)
+
+    def read(self, file, offset, size):
+        if self.last.endswith(b"cluster0_gpu8.pkl"):
+            self.channel.exit(1)
+        return super().read(file, offset, size)
 
 
 @pytest.fixture
@@ -236,9 +243,17 @@ def test_a_look_in_one_session_opens_one(remote, desk):
     assert cluster.connection.transport._channel_counter == before + 1
 
 
-@pytest.mark.parametrize("question", ["normalize", "listdir_attr", "open", "stat"])
+@pytest.mark.parametrize(
+    ("question", "look"),
+    [
+        ("normalize", Cluster.listing),
+        ("listdir_attr", Cluster.listing),
+        ("open", lambda cluster, files: list(cluster.headers(files))),
+        ("stat", Cluster.look_again),
+    ],
+)
 def test_a_session_that_ends_between_two_questions_is_a_lost_line_and_no_fault_of_a_file(
-    remote, desk, monkeypatch, question
+    remote, desk, monkeypatch, question, look
 ):
     make_shard(remote, rows_of(40), cluster=0, gpu=0)
     cluster = desk.connected(transfer="plain")
@@ -251,6 +266,11 @@ def test_a_session_that_ends_between_two_questions_is_a_lost_line_and_no_fault_o
 
     monkeypatch.setattr(paramiko.SFTPClient, question, too_late)
     with pytest.raises(ConnectionLost):
-        {"open": lambda: list(cluster.headers(files)), "stat": lambda: cluster.look_again(files)}.get(
-            question, cluster.listing
-        )()
+        look(cluster, *([] if look is Cluster.listing else [files]))
+
+
+def test_a_session_that_ends_within_a_header_is_a_lost_line_and_no_fault_of_the_shard(remote, desk):
+    make_shard(remote, rows_of(40), cluster=0, gpu=8)
+    cluster = desk.connected(transfer="plain")
+    with pytest.raises(ConnectionLost):
+        list(cluster.headers(cluster.listing().shards))

@@ -93,6 +93,34 @@ def test_a_session_that_ends_before_its_line_is_tried_again(lab, monkeypatch):
     assert len(lab.same()) == 2
 
 
+def test_a_session_that_ends_within_a_shard_does_not_make_it_shorter(tmp_path):
+    reads = itertools.count(1)
+
+    class Ending(Home):
+        def read(self, file, offset, size):
+            if next(reads) == 20:
+                self.channel.exit(1)
+            return super().read(file, offset, size)
+
+    with Lab(tmp_path, home=Ending) as lab:
+        lab.shards(2, rows=2000)
+        assert lab.sync(transfer="plain").error is None
+        assert len(lab.same()) == 2
+
+
+def test_an_end_that_paramiko_finds_in_a_file_that_goes_on_is_tried_again(lab, monkeypatch):
+    lab.shards(2)
+    read, calls = paramiko.SFTPFile.readv, itertools.count(1)
+
+    def short(file, blocks):
+        parts = list(read(file, blocks))
+        return [part[:-1] for part in parts] if next(calls) == 1 else parts
+
+    monkeypatch.setattr(paramiko.SFTPFile, "readv", short)
+    assert lab.sync(transfer="plain").error is None
+    assert len(lab.same()) == 2
+
+
 def test_the_first_connect_is_tried_again(lab):
     lab.shards(1)
     lab.relay.refuse(connections=1)

@@ -358,7 +358,10 @@ class Cluster:
             for file in files:
                 try:
                     with sftp.open(file.path, "rb", 4096) as remote:
-                        yield file, self._header(remote, file)
+                        header = self._header(remote, file)
+                    if is_over(sftp):  # for paramiko the file ends then
+                        raise EOFError
+                    yield file, header
                 except OSError as error:  # noqa: PERF203  each file has its own fate
                     if isinstance(error, TimeoutError | ConnectionError) or is_over(sftp):
                         raise

@@ -103,8 +103,14 @@ class PlainLane:
                     if self._stop.is_set():
                         return
                     if len(data) < asked:
-                        raise OSError(errno.ENODATA, "the file ends here")
+                        self._check_length(stretch.download)
                     yield data
+
+    def _check_length(self, download: Download) -> None:
+        """Raise what it means that paramiko has found the end of a file: for it, a session's end looks the same."""
+        if (self._client.stat(download.file.path).st_size or 0) < download.file.nbytes:
+            raise OSError(errno.ENODATA, "the file ends here")
+        raise ConnectionLost("the server has sent less than was asked for")
 
     @contextmanager
     def _line(self) -> Iterator[None]:

@@ -290,11 +290,13 @@ def time_limit(transport: paramiko.Transport, seconds: float) -> Iterator[None]:
 
 
 def is_over(client: paramiko.SFTPClient) -> bool:
-    """Whether the session of paramiko's own client has ended: it tells so by an `OSError` that names no reason.
+    """Whether the session of paramiko's own client has ended: it tells so as if something were wrong with a file.
 
-    It looks like one of a file, and may come a moment before the transport knows that the line is gone.
+    Asking is an `OSError` then that names no reason, and reading finds the file's end; both may come a moment before
+    the transport knows that the line is gone.
     """
-    return bool(client.get_channel().closed)
+    channel = client.get_channel()
+    return bool(channel.closed or channel.eof_received)
 
 
 def _text(raw: bytes) -> bytes:
