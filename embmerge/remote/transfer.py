@@ -2,7 +2,7 @@
 
 A round lasts as long as a connection is at work. One that drops while others go on is opened again at once; when none
 is left, the next round starts after a pause. Pauses grow, and tries count, for as long as rounds bring nothing.
-On a near line a round begins with one connection; the others come when that one does not keep Python busy.
+On a near line a round begins with one connection; the others come when it neither keeps Python busy nor obeys a limit.
 """
 
 import math
