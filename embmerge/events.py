@@ -154,6 +154,11 @@ class SyncStarted(ClusterEvent):
 
 
 @dataclass(frozen=True)
+class Queued(ClusterEvent):
+    """Its downloads begin when those of another cluster leave something over."""
+
+
+@dataclass(frozen=True)
 class ShardEvent(ClusterEvent):
     """Base of what happens to one shard's download, the `index`th (from 1) of `total` on its cluster."""
 

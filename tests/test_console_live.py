@@ -48,6 +48,16 @@ def board():
     return board
 
 
+def test_a_cluster_whose_turn_has_not_come_says_so(board):
+    for event in (
+        e.SyncStarted("tensor03", Path("embeddings")),
+        e.ShardsFound("tensor03", 8, MB),
+        e.Queued("tensor03"),
+    ):
+        board.apply(event)
+    assert "tensor03  comes next  0/8 files" in layout(board, 79, 24)
+
+
 def test_a_wide_window_shows_clusters_shards_and_the_total(board):
     assert layout(board, 79, 24) == [
         "tensor01  syncing  1/8 files  12.0 MB/s",

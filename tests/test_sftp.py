@@ -7,7 +7,6 @@ import time
 import pytest
 
 from embmerge.errors import ConnectionLost
-from embmerge.remote.pace import Pace
 from embmerge.remote.sftp import Read, RemoteStat, SftpChannel
 from tests.syncing import Lab
 
@@ -106,20 +105,3 @@ def test_a_silent_line_is_a_lost_connection(tmp_path):
         lab.relay.freeze()
         with pytest.raises(ConnectionLost, match=r"no byte for 0\.3 s"):
             channel.stats(["/out"])
-
-
-def test_a_pace_gives_turns():
-    now = [0.0]
-    pace = Pace(100, clock=lambda: now[0])
-    assert [pace.reserve(50) for _ in range(3)] == [0.0, 0.5, 1.0]
-    now[0] = 10
-    assert pace.reserve(50) == 0.0
-
-
-def test_no_limit_lets_everything_pass():
-    assert Pace(None).reserve(1 << 40) == 0.0
-    assert Pace(None).largest(5) == 5
-
-
-def test_a_low_pace_asks_for_little_at_once():
-    assert Pace(100_000).largest(1 << 20) == 10_000

@@ -1,6 +1,7 @@
 """What `sync` decides and does, against an embedded server."""
 
 import hashlib
+import itertools
 import json
 import os
 import threading
@@ -8,8 +9,17 @@ import threading
 import pytest
 
 from embmerge.errors import ConnectError, DiskError, Interrupted, LocalDataError, RemoteDataError
-from embmerge.events import ClusterDone, ClusterFailed, ShardFetched, ShardSkipped, ShardStarted, SyncStarted, Warned
-from embmerge.remote import retry, transfer
+from embmerge.events import (
+    ClusterDone,
+    ClusterFailed,
+    Queued,
+    ShardFetched,
+    ShardSkipped,
+    ShardStarted,
+    SyncStarted,
+    Warned,
+)
+from embmerge.remote import gate, retry, transfer
 from tests.syncing import MB, Lab, partials, write_shard
 
 
@@ -52,15 +62,15 @@ def test_a_large_shard_comes_over_all_connections_of_a_far_line(tmp_path):
 
 
 def test_one_connection_is_enough_for_a_near_line_that_keeps_python_busy(lab, monkeypatch):
-    monkeypatch.setattr(transfer, "_NEAR", 10.0)
-    monkeypatch.setattr(transfer, "_BUSY", 0.0)
+    monkeypatch.setattr(transfer, "NEAR", 10.0)
+    monkeypatch.setattr(gate, "_BUSY", 0.0)
     lab.shards(1, rows=33_000)
     assert lab.sync(connections=4).error is None
     assert lab.relay.connections == 1
 
 
 def test_a_near_line_that_is_slow_gets_all_connections_in_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(transfer, "_NEAR", 10.0)
+    monkeypatch.setattr(transfer, "NEAR", 10.0)
     with Lab(tmp_path, relay={"rate": 32 * MB}) as lab:
         lab.shards(1, rows=33_000)
         assert lab.sync(connections=4).error is None
@@ -68,10 +78,34 @@ def test_a_near_line_that_is_slow_gets_all_connections_in_the_end(tmp_path, monk
 
 
 def test_one_connection_is_enough_for_a_near_line_that_a_limit_keeps_slow(lab, monkeypatch):
-    monkeypatch.setattr(transfer, "_NEAR", 10.0)
+    monkeypatch.setattr(transfer, "NEAR", 10.0)
     lab.shards(1, rows=33_000)
     assert lab.sync(connections=4, limit_rate=32 * MB).error is None
     assert lab.relay.connections == 1
+
+
+def test_two_near_clusters_are_fetched_one_after_the_other_while_they_keep_python_busy(lab, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "NEAR", 10.0)
+    monkeypatch.setattr(gate, "_BUSY", 0.0)
+    lab.shards(2, rows=4000)
+    with Lab(tmp_path, name="b") as other:
+        for gpu in (2, 3):
+            write_shard(other.remote / f"cluster1_gpu{gpu}.pkl", rows=4000, seed=gpu)
+        assert lab.sync(others=[other]).error is None
+    assert len(lab.seen(Queued)) == 1
+    clusters = [event.cluster for event in lab.events if isinstance(event, (ShardStarted, ShardFetched))]
+    assert [cluster for cluster, _ in itertools.groupby(clusters)] in (["a", "b"], ["b", "a"])
+
+
+def test_two_near_clusters_on_slow_lines_are_fetched_at_the_same_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "NEAR", 10.0)
+    slow = {"rate": 4 * MB}
+    with Lab(tmp_path, relay=slow) as lab, Lab(tmp_path, name="b", relay=slow) as other:
+        lab.shards(1, rows=8000)
+        write_shard(other.remote / "cluster1_gpu0.pkl", rows=8000, seed=1)
+        assert lab.sync(others=[other]).error is None
+    kinds = [type(event) for event in lab.events if isinstance(event, (ShardStarted, ShardFetched))]
+    assert kinds == [ShardStarted, ShardStarted, ShardFetched, ShardFetched]
 
 
 def test_an_unchanged_shard_is_skipped(lab):

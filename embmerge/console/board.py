@@ -218,6 +218,10 @@ class Board:
         cluster.state = "connecting" if not cluster.remote_dir else "syncing"
 
     @apply.register
+    def _(self, event: e.Queued) -> None:
+        self.cluster(event.cluster).state = "comes next"
+
+    @apply.register
     def _(self, event: e.ShardStarted) -> None:
         cluster = self._fetching(event)
         self._meter.begin(self._clock())

@@ -15,6 +15,11 @@ class Pace:
         self._lock = threading.Lock()
         self._free_at = clock()
 
+    @property
+    def used_up(self) -> bool:
+        """Whether whoever asks now has to wait."""
+        return self._rate is not None and self._free_at > self._clock()
+
     def reserve(self, nbytes: int) -> float:
         """Take the next turn for `nbytes`; returns how many seconds to wait before they are asked for."""
         if not self._rate:

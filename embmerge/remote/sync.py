@@ -1,7 +1,8 @@
 """`sync`: the shards of some clusters, into one folder.
 
 All clusters are looked into, then it is planned and checked whether all of it can be done, then they are fetched at
-the same time. One that fails does not stop the others; a full disk or `stop` stops them all.
+the same time, or one after the other where that is quicker (`gate`). One that fails does not stop the others; a full
+disk or `stop` stops them all.
 """
 
 import itertools
@@ -28,6 +29,7 @@ from embmerge.plaintext import size
 from embmerge.remote import checksum as checksums
 from embmerge.remote import manifest
 from embmerge.remote.cluster import Cluster, Listing, RemoteFile
+from embmerge.remote.gate import Gate
 from embmerge.remote.pace import Pace
 from embmerge.remote.partial import Kept, left_behind, tidy
 from embmerge.remote.plan import Step, local_files, plan, refuse_clashes, resumable, stale
@@ -72,7 +74,8 @@ def sync(
     `Interrupted` within two seconds of `stop`; what can be resumed is kept then.
     """
     began = time.monotonic()
-    run = _Run(directory, settings, headers or {}, checksum, observer, threading.Event(), Pace(settings.limit_rate))
+    pace = Pace(settings.limit_rate)
+    run = _Run(directory, settings, headers or {}, checksum, observer, threading.Event(), pace, Gate(pace))
     looks = together({each.name: partial(run.look, each) for each in clusters}, stop=stop, halt=run.halt)
     seen = {name: look for name, look in looks.items() if isinstance(look, _Look)}
     refuse_clashes(file for look in seen.values() for file in look.files)
@@ -107,6 +110,7 @@ class _Run:
     observer: Observer
     halt: threading.Event
     pace: Pace
+    gate: Gate
 
     def look(self, cluster: Cluster) -> _Look:
         """Connect, list, and compare checksums."""
@@ -171,7 +175,7 @@ class _Run:
         results: Mapping[str, ClusterResult],
         stop: threading.Event,
     ) -> dict[str, ClusterResult]:
-        """Fetch from all clusters at the same time; what is unfinished at the end is kept."""
+        """Fetch from all clusters; what is unfinished at the end is kept."""
         try:
             outcomes = together(
                 {name: partial(self.transfer, seen[name], work) for name, work in works.items()},
@@ -198,9 +202,16 @@ class _Run:
         """Fetch from one cluster; returns how many seconds it took. Keeps the rate, also if it was stopped."""
         began = time.monotonic()
         expected = Expected(self.headers, look.sums)
-        Transfer(look.cluster, work, self.settings, pace=self.pace, observer=self.observer, halt=self.halt).run(
-            self.directory, expected
+        transfer = Transfer(
+            look.cluster,
+            work,
+            self.settings,
+            pace=self.pace,
+            gate=self.gate,
+            observer=self.observer,
+            halt=self.halt,
         )
+        transfer.run(self.directory, expected)
         seconds = time.monotonic() - began
         if rate := _rate(work, seconds):
             manifest.record(self.directory, rates={look.cluster.name: rate})

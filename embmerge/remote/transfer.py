@@ -2,7 +2,7 @@
 
 A round lasts as long as a connection is at work. One that drops while others go on is opened again at once; when none
 is left, the next round starts after a pause. Pauses grow, and tries count, for as long as rounds bring nothing.
-On a near line a round begins with one connection; the others come when it neither keeps Python busy nor obeys a limit.
+On near lines a `Gate` says which connections are at work.
 """
 
 import math
@@ -18,10 +18,11 @@ from typing import Any
 import paramiko
 
 from embmerge.errors import ConnectError, ConnectionLost, EmbmergeError
-from embmerge.events import Detail, Observer, Retrying, Warned
+from embmerge.events import Detail, Observer, Queued, Retrying, Warned
 from embmerge.plaintext import printable
 from embmerge.remote import retry
 from embmerge.remote.cluster import Cluster
+from embmerge.remote.gate import NEAR, Gate
 from embmerge.remote.lane import LOOK_AROUND, ON_THE_WAY, FastLane
 from embmerge.remote.pace import Pace
 from embmerge.remote.plainlane import PlainLane
@@ -35,9 +36,6 @@ _BYTES_A_LANE = 8 << 20  # below that, a further login costs more than it brings
 _FILES_A_LANE = 16
 _SECOND_CHANCE = 0.5  # seconds until a refused connection is asked for again: sshd refuses at random when it is busy
 _GO_ON = "run the same command again when the network is back: what is here is kept"
-_NEAR = 0.005  # seconds of a round trip: on a line so near one connection brings what Python can take, or soon shows it
-_PROBE = 0.3  # seconds of which is measured whether it does
-_BUSY = 0.7  # of a processor core: above that, it is Python and not the line that limits
 _END_WITHIN = 1.0  # seconds that connections get to end after `halt`; those that hang in a system call are left
 
 
@@ -54,11 +52,12 @@ class Transfer:
         settings: Settings,
         *,
         pace: Pace,
+        gate: Gate,
         observer: Observer,
         halt: threading.Event,
     ) -> None:
         self._cluster, self._work, self._settings = cluster, work, settings
-        self._pace, self._observer, self._halt = pace, observer, halt
+        self._pace, self._gate, self._observer, self._halt = pace, gate, observer, halt
         self._count = 1 if cluster.single else work.lanes
         self._plain = settings.transfer == "plain"
         self._lock = threading.Lock()
@@ -101,7 +100,7 @@ class Transfer:
         main = self._cluster.connection if self._cluster.connection.is_connected else None
         threads = [
             self._thread(partial(self._lane, main)),
-            *map(self._thread, [self._further_lane] * (self._count - 1)),
+            *map(self._thread, [partial(self._lane, further=True)] * (self._count - 1)),
         ]
         for thread in threads:
             thread.start()
@@ -124,8 +123,17 @@ class Transfer:
         self._observer(Retrying(self._cluster.name, 1, self._settings.retries, pause, lost.message))
         self._halt.wait(pause)
 
-    def _lane(self, connection: Any = None) -> None:
-        """One connection after the other, for as long as each brings something while others are at work."""
+    def _lane(self, connection: Any = None, *, further: bool = False) -> None:
+        """One connection after the other; on a near line, when it may be at work there."""
+        if self._cluster.round_trip >= NEAR:
+            self._connections(connection)
+            return
+        queued = partial(self._observer, Queued(self._cluster.name))
+        with self._gate.opened(self._over, further=further, queued=queued):
+            self._connections(connection)
+
+    def _connections(self, connection: Any) -> None:
+        """One after the other, for as long as each brings something while others are at work."""
         refused = False
         while not self._over():
             try:
@@ -147,17 +155,6 @@ class Transfer:
                 connection = None
             if not once_more:
                 return
-
-    def _further_lane(self) -> None:
-        """The same, but on a near line not while those at work keep Python busy or obey a limit: it would only cost."""
-        busy = self._cluster.round_trip < _NEAR
-        while busy and not self._over():
-            began, used = time.monotonic(), time.process_time()
-            while (passed := time.monotonic() - began) < _PROBE and not self._over():
-                self._work.wait(_PROBE - passed)
-            enough = self._pace.limited or time.process_time() - used > _BUSY * passed
-            busy = self._at_work > 0 and enough
-        self._lane()
 
     def _fetch(self, lane: FastLane | PlainLane) -> bool:
         """Whether another connection should follow at once."""
