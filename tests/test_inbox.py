@@ -39,17 +39,19 @@ def inbox_for(*reads):
 @pytest.mark.parametrize("step", [1, 2, 7, 12, 13, 1000])
 def test_answers_are_understood_however_they_are_cut(step):
     file = File()
-    inbox = inbox_for(Read(b"h", 10, 5, file), Read(b"h", 20, 3, file))
+    reads = Read(10, 5, file), Read(20, 3, file)
+    inbox = inbox_for(*reads)
     stream = data(1, b"hello") + status(9, b"no") + data(2, b"you")
     for at in range(0, len(stream), step):
         inbox.feed(stream[at : at + step])
     assert file.content[10:15] + file.content[20:23] == b"helloyou"
-    assert inbox.take() == [Reply(DATA, 1, nbytes=5), Reply(101, 9, b"no"), Reply(DATA, 2, nbytes=3)]
+    expected = [Reply(DATA, 1, nbytes=5, read=reads[0]), Reply(101, 9, b"no"), Reply(DATA, 2, nbytes=3, read=reads[1])]
+    assert inbox.take() == expected
 
 
 def test_the_packets_of_one_answer_are_written_at_once():
     file = File()
-    inbox = inbox_for(Read(b"h", 0, 6, file))
+    inbox = inbox_for(Read(0, 6, file))
     for part in (data(1, b"abcdef")[:15], b"cd", b"ef"):
         inbox.feed(part)
     assert (file.content[:6], file.writes) == (b"abcdef", 1)
@@ -58,7 +60,7 @@ def test_the_packets_of_one_answer_are_written_at_once():
 @pytest.mark.parametrize("end", ["close", "shut"])
 def test_what_came_of_an_answer_before_the_line_went_is_not_lost(end):
     file = File()
-    read = Read(b"h", 0, 6, file)
+    read = Read(0, 6, file)
     inbox = inbox_for(read)
     inbox.feed(data(1, b"abcdef")[:17])
     getattr(inbox, end)()
@@ -67,7 +69,7 @@ def test_what_came_of_an_answer_before_the_line_went_is_not_lost(end):
 
 def test_nothing_is_written_after_shut():
     file = File()
-    inbox = inbox_for(Read(b"h", 0, 3, file))
+    inbox = inbox_for(Read(0, 3, file))
     inbox.shut()
     inbox.feed(data(1, b"abc"))
     assert file.writes == 0
@@ -84,7 +86,7 @@ def test_nothing_is_written_after_shut():
     ],
 )
 def test_what_cannot_be_understood_is_a_wire_error(stream):
-    inbox = inbox_for(Read(b"h", 0, 3, File()))
+    inbox = inbox_for(Read(0, 3, File()))
     inbox.feed(stream)
     assert isinstance(inbox.failure, WireError)
 
@@ -93,7 +95,7 @@ def test_an_error_of_the_sink_is_kept_for_the_user():
     def full(_offset, _parts):
         raise OSError("disk full")
 
-    inbox = inbox_for(Read(b"h", 0, 3, full))
+    inbox = inbox_for(Read(0, 3, full))
     inbox.feed(data(1, b"abc"))
     assert str(inbox.failure) == "disk full"
 
@@ -127,7 +129,7 @@ def test_silence_counts_from_the_last_byte_or_request():
 
 
 def test_a_patient_reader_is_woken_for_several_answers_at_once():
-    inbox = inbox_for(*(Read(b"h", 10 * n, 5, File()) for n in range(3)))
+    inbox = inbox_for(*(Read(10 * n, 5, File()) for n in range(3)))
     inbox.patience = 2
     inbox.feed(data(1, b"hello"))
     assert not inbox.read_ready()
@@ -137,7 +139,7 @@ def test_a_patient_reader_is_woken_for_several_answers_at_once():
 
 @pytest.mark.parametrize("answer", [status(1), data(1, b"hel")], ids=["a refusal", "less than was asked for"])
 def test_a_patient_reader_is_woken_for_what_it_did_not_expect(answer):
-    inbox = inbox_for(Read(b"h", 0, 5, File()))
+    inbox = inbox_for(Read(0, 5, File()))
     inbox.patience = 9
     inbox.feed(answer)
     assert inbox.read_ready()

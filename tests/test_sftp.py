@@ -73,7 +73,7 @@ def test_a_long_read_goes_to_its_place(tmp_path):
             channel.wait(1)
         (handle,) = handles
         for offset in range(0, len(content), 100_000):
-            channel.read(Read(handle, offset, min(100_000, len(content) - offset), sink), ended.append)
+            channel.read(handle, [Read(offset, min(100_000, len(content) - offset), sink)], ended.append)
         while channel.waiting_for:
             channel.wait(1)
         assert bytes(got) == content
@@ -87,7 +87,7 @@ def test_reading_after_the_end_says_so(tmp_path):
         channel.open("/out/x", handles.append)
         while not handles:
             channel.wait(1)
-        channel.read(Read(handles[0], 0, 10, lambda _offset, _parts: None), ended.append)
+        channel.read(handles[0], [Read(0, 10, lambda _offset, _parts: None)], ended.append)
         while not ended:
             channel.wait(1)
         assert ended[0].errno == errno.ENODATA

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from paramiko.buffered_pipe import PipeTimeout
 
@@ -32,25 +32,27 @@ class Sink(Protocol):
         """Put `parts`, one after the other, at `offset` of the file."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Read:
     """One request for `length` bytes at `offset` of an open file; `received` of them are in `sink` by now."""
 
-    handle: bytes
     offset: int
     length: int
     sink: Sink
     received: int = 0
 
 
-@dataclass(frozen=True)
-class Reply:
-    """One answer: its kind, the number of the request, what follows them; `nbytes` is set for data instead."""
+class Reply(NamedTuple):
+    """One answer: its kind, the number of the request, what follows them; `nbytes` is set for data instead.
+
+    `read` is what it answers, if it was asked for with `expect`.
+    """
 
     kind: int
     number: int
     body: bytes = b""
     nbytes: int = 0
+    read: Read | None = None
 
 
 class Inbox:
@@ -112,8 +114,7 @@ class Inbox:
 
     def expect(self, number: int, read: Read) -> None:
         """The data of request `number` go to `read.sink`."""
-        with self._news:
-            self._reads[number] = read
+        self._reads[number] = read  # before it is asked for; a dict needs no lock for that
 
     def listen(self) -> None:
         """Something was asked just now: silence counts from here."""
@@ -174,7 +175,7 @@ class Inbox:
         self._left -= len(part)
         if not self._left:
             self._hand_over()
-            self._replies.append(Reply(DATA, self._number, nbytes=self._nbytes))
+            self._replies.append(Reply(DATA, self._number, nbytes=self._nbytes, read=read))
             self._urgent |= read.received < read.length
             self._reading = None
         return data[len(part) :]
@@ -203,9 +204,9 @@ class Inbox:
             self._need = 4 + length
         else:
             self._restart()
-            self._reads.pop(number, None)
             self._urgent = True
-            self._replies.append(Reply(kind, VERSION_ID if kind == VERSION else number, bytes(head[9:])))
+            read = self._reads.pop(number, None)
+            self._replies.append(Reply(kind, VERSION_ID if kind == VERSION else number, bytes(head[9:]), read=read))
 
     def _begin_data(self, number: int, nbytes: int, length: int) -> None:
         read = self._reads.pop(number, None)

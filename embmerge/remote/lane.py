@@ -9,8 +9,6 @@ import threading
 import time
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
-from operator import itemgetter
 
 from embmerge.errors import RemoteChanged, RemoteDataError
 from embmerge.plaintext import printable
@@ -37,6 +35,16 @@ class _Reading:
         return self.stretch.end - self.at
 
 
+@dataclass(eq=False)
+class _Batch:
+    """Reads of one stretch, one after the other, that are asked for and noted together."""
+
+    download: Download
+    reads: list[Read]
+    start: int
+    end: int
+
+
 class FastLane:
     """Fetches over an `SftpChannel`, with up to `on_the_way` bytes asked for ahead.
 
@@ -49,9 +57,8 @@ class FastLane:
         self._channel, self._work, self._pace, self._stop, self._depth = channel, work, pace, stop, on_the_way
         self._handles: dict[Download, bytes | None] = {}  # None: asked for
         self._readings: list[_Reading] = []
-        self._reads: dict[int, tuple[Download, Read]] = {}  # by identity: asked for, not yet answered
+        self._batches: set[_Batch] = set()  # asked for, not yet answered
         self._on_the_way = 0  # bytes of those
-        self._whole: list[tuple[Download, Read]] = []  # answered, not yet accounted for
         self._checks: set[Download] = set()
         self.received = 0  # bytes of files
         self._last: Download | None = None
@@ -65,8 +72,7 @@ class FastLane:
                 self._request()
                 pause = min(LOOK_AROUND, max(0.001, self._turn - time.monotonic())) if self._turn else LOOK_AROUND
                 if self._channel.waiting_for:
-                    self._channel.wait(pause, patience(self._work.lanes, self._block))
-                    self._tell()
+                    self._channel.wait(pause, self._patience)
                 else:
                     self._work.wait(pause)
         finally:
@@ -100,30 +106,37 @@ class FastLane:
         self._close_files()
 
     def _may_ask(self) -> bool:
-        if len(self._reads) >= REQUESTS or self._on_the_way >= self._depth:
+        if len(self._batches) >= REQUESTS or self._on_the_way >= self._depth:
             return False
         now = time.monotonic()
         if not self._turn:
-            self._turn = now + self._pace.reserve(self._block)
+            self._turn = now + self._pace.reserve(self._at_once)
         return now >= self._turn
 
     @property
-    def _block(self) -> int:
-        return self._pace.largest(self._channel.largest_read)
+    def _patience(self) -> int:
+        return patience(self._work.lanes, self._channel.largest_read)
+
+    @property
+    def _at_once(self) -> int:
+        """Bytes of a batch."""
+        return self._pace.largest(self._patience * self._channel.largest_read)
 
     def _read(self, reading: _Reading) -> None:
-        download = reading.stretch.download
+        download, start, block = reading.stretch.download, reading.at, self._channel.largest_read
         handle = self._handles[download]
         assert handle
-        read = Read(handle, reading.at, min(self._block, reading.left), download.write)
-        self._reads[id(read)] = (download, read)
-        self._on_the_way += read.length
-        self._channel.read(read, partial(self._answered, download, read))
-        reading.at += read.length
+        end = min(start + self._at_once, reading.stretch.end)
+        reads = [Read(at, min(block, end - at), download.write) for at in range(start, end, block)]
+        batch = _Batch(download, reads, start, end)
+        self._batches.add(batch)
+        self._on_the_way += end - start
+        self._channel.read(handle, reads, partial(self._answered, batch))
+        reading.at = end
         self._turn = 0.0
 
     def _close_files(self) -> None:
-        busy = {reading.stretch.download for reading in self._readings} | {each for each, _ in self._reads.values()}
+        busy = {reading.stretch.download for reading in self._readings} | {batch.download for batch in self._batches}
         for download in [each for each in self._handles if each not in busy and (each.error or not each.free)]:
             if handle := self._handles[download]:
                 del self._handles[download]
@@ -136,27 +149,15 @@ class FastLane:
             del self._handles[download]
             self._work.failed(download, file_problem(download.file, answer))
 
-    def _answered(self, download: Download, read: Read, error: OSError | None) -> None:
-        del self._reads[id(read)]
-        self._on_the_way -= read.length
+    def _answered(self, batch: _Batch, error: OSError | None) -> None:
+        self._batches.discard(batch)
+        self._on_the_way -= batch.end - batch.start
         if error:
-            self._account(download, read)
-            self._work.failed(download, file_problem(download.file, error))
+            self._account(batch)
+            self._work.failed(batch.download, file_problem(batch.download.file, error))
         else:
-            self._whole.append((download, read))
-
-    def _tell(self) -> None:
-        """Account for the reads that are whole; those that follow one another as one."""
-        whole, self._whole = self._whole, []
-        for download, reads in groupby(whole, itemgetter(0)):
-            start = end = -1
-            for _, read in reads:
-                if read.offset != end:
-                    self._work.arrived(download, start, end)
-                    start = read.offset
-                end = read.offset + read.length
-                self.received += read.length
-            self._work.arrived(download, start, end)
+            self.received += batch.end - batch.start
+            self._work.arrived(batch.download, batch.start, batch.end)
 
     def _checked(self, download: Download, answer: RemoteStat | OSError) -> None:
         self._checks.discard(download)
@@ -165,16 +166,17 @@ class FastLane:
         else:
             self._work.checked(download, answer)
 
-    def _account(self, download: Download, read: Read) -> None:
-        here = read.offset + read.received
-        self.received += read.received
-        self._work.arrived(download, read.offset, here)
-        self._work.give_back(download, here, read.offset + read.length)
+    def _account(self, batch: _Batch) -> None:
+        """Say what of each read has arrived, and give back the rest."""
+        for read in batch.reads:
+            here = read.offset + read.received
+            self.received += read.received
+            self._work.arrived(batch.download, read.offset, here)
+            self._work.give_back(batch.download, here, read.offset + read.length)
 
     def _give_back(self) -> None:
-        self._tell()
-        for download, read in self._reads.values():
-            self._account(download, read)
+        for batch in self._batches:
+            self._account(batch)
         for reading in self._readings:
             self._work.give_back(reading.stretch.download, reading.at, reading.stretch.end)
         for download in self._checks:

@@ -38,6 +38,7 @@ LARGEST_READ = 255 * 1024  # OpenSSH answers at most 256 KB, headers included
 SMALLEST_READ = 32 * 1024  # every server answers that
 WINDOW = 32 << 20  # what a server may send before we say that it arrived: no brake on a far line, and seldom said
 
+_HEAD, _PLACE = struct.Struct(">IBI"), struct.Struct(">QI")  # of every request; of a read: offset and length
 _SSH_FX_EOF = 1
 _EXTENDED = 0x80000000  # attributes that we do not know follow
 _ERRNO = {2: errno.ENOENT, 3: errno.EACCES, 8: errno.EOPNOTSUPP}  # SSH_FX_…; anything else is an I/O error
@@ -68,7 +69,7 @@ class SftpChannel:
     def __init__(self, transport: paramiko.Transport, *, stall_timeout: float) -> None:
         self._stall_timeout = stall_timeout
         self._ids = itertools.count(1)
-        self._then: dict[int, tuple[Then, Read | None]] = {}
+        self._then: dict[int, Then] = {}
         self._outgoing: list[bytes] = []
         self._transport = transport
         self.largest_read = LARGEST_READ
@@ -92,7 +93,7 @@ class SftpChannel:
         channel.invoke_subsystem("sftp")
         channel.sendall(struct.pack(">IBI", 5, INIT, 3))
         answer: list[Reply] = []
-        self._then[VERSION_ID] = (answer.append, None)
+        self._then[VERSION_ID] = answer.append
         while not answer:
             self.wait(self._stall_timeout)
         if answer[0].kind != VERSION:
@@ -121,27 +122,32 @@ class SftpChannel:
         """Give a handle back; nobody waits for the answer."""
         self._ask(CLOSE, _text(handle), lambda _reply: None)
 
-    def read(self, read: Read, then: Callable[[OSError | None], None]) -> None:
-        """Ask for the bytes of `read`; `then` gets None when all are in its sink, else an `OSError`.
+    def read(self, handle: bytes, reads: Sequence[Read], then: Callable[[OSError | None], None]) -> None:
+        """Ask for the bytes of `reads`, all of one file; `then` gets None when all are in their sinks.
 
-        `EOFError` is not among them: a file that ends earlier is an `OSError` with `errno.ENODATA`.
+        If some cannot be had, it gets the first such `OSError` when all are answered. `EOFError` is not among them: a
+        file that ends earlier is an `OSError` with `errno.ENODATA`.
         """
+        name, errors, due = _text(handle), [], len(reads)
+
+        def ask(read: Read) -> None:
+            start, length = read.offset + read.received, read.length - read.received
+            self._ask(READ, name + _PLACE.pack(start, length), answered, read)
 
         def answered(reply: Reply) -> None:
-            if reply.kind != DATA:
-                then(_error(reply, "read"))
-            elif read.received < read.length:  # the file ends, or the server answers less at a time
+            nonlocal due
+            read = reply.read
+            if reply.kind == DATA and read and read.received < read.length:  # it ends, or no more is given at once
                 if reply.nbytes >= SMALLEST_READ:
                     self.largest_read = min(self.largest_read, reply.nbytes)
-                ask()
-            else:
-                then(None)
+                return ask(read)
+            if reply.kind != DATA:
+                errors.append(_error(reply, "read"))
+            due -= 1
+            return None if due else then(errors[0] if errors else None)
 
-        def ask() -> None:
-            start, length = read.offset + read.received, read.length - read.received
-            self._ask(READ, _text(read.handle) + struct.pack(">QI", start, length), answered, read)
-
-        ask()
+        for read in reads:
+            ask(read)
 
     def stats(self, paths: Sequence[str]) -> list[RemoteStat | OSError]:
         """What each of `paths` is now, in one round trip."""
@@ -196,7 +202,7 @@ class SftpChannel:
         def finish(error: OSError | None) -> None:
             then(error if error and error.errno != errno.ENODATA else bytes(kept))
 
-        return self.read(Read(handle, offset, length, lambda _offset, parts: kept.extend(b"".join(parts))), finish)
+        return self.read(handle, [Read(offset, length, lambda _offset, parts: kept.extend(b"".join(parts)))], finish)
 
     def _gather(self, ask: Callable[[Item, Then], None], items: Sequence[Item]) -> list[Any]:
         """Ask about all items at once; the answers in the same order."""
@@ -206,10 +212,6 @@ class SftpChannel:
         while len(answers) < len(items):
             self.wait(self._stall_timeout)
         return [answers[number] for number in range(len(items))]
-
-    def unfinished(self) -> list[Read]:
-        """The reads that have no answer, or only a part of one."""
-        return [read for _, read in self._then.values() if read]
 
     def wait(self, timeout: float, patience: int = 1) -> None:
         """Send what was asked for, then hand out the answers that came; return after `timeout` seconds without any.
@@ -231,7 +233,7 @@ class SftpChannel:
         if replies:
             self.round_trip = min(self.round_trip, time.monotonic() - asked)
         for reply in replies:
-            then, _ = self._then.pop(reply.number, (None, None))
+            then = self._then.pop(reply.number, None)
             if then is None:
                 raise WireError("the server answers what nobody asked")
             then(reply)
@@ -266,10 +268,10 @@ class SftpChannel:
 
     def _ask(self, kind: int, body: bytes, then: Then, read: Read | None = None) -> None:
         number = next(self._ids) & 0x7FFFFFFF
-        self._then[number] = (then, read)
+        self._then[number] = then
         if read:
             self._inbox.expect(number, read)
-        self._outgoing.append(struct.pack(">IBI", 5 + len(body), kind, number) + body)
+        self._outgoing.append(_HEAD.pack(5 + len(body), kind, number) + body)
 
     def _lost(self, error: BaseException | None) -> ConnectionLost:
         cause = self._transport.get_exception() or error
