@@ -36,7 +36,7 @@ STATUS, HANDLE, NAME, ATTRS = 101, 102, 104, 105
 
 LARGEST_READ = 255 * 1024  # OpenSSH answers at most 256 KB, headers included
 SMALLEST_READ = 32 * 1024  # every server answers that
-WINDOW = 32 << 20  # what a server may send before we say that it arrived: no brake on a far line, and seldom said
+WINDOW = 512 << 20  # what a server may send before we say that it arrived: what is asked for is the bound, not this
 
 _HEAD, _PLACE = struct.Struct(">IBI"), struct.Struct(">QI")  # of every request; of a read: offset and length
 _SSH_FX_EOF = 1
@@ -74,7 +74,7 @@ class SftpChannel:
         self._transport = transport
         self.largest_read = LARGEST_READ
         self.round_trip = math.inf  # seconds, the shortest so far
-        self._inbox = Inbox(wake_at=WINDOW // 8)
+        self._inbox = Inbox(wake_at=WINDOW // 16)
         try:
             with time_limit(transport, stall_timeout):
                 self._channel = transport.open_session(window_size=WINDOW, timeout=stall_timeout)
