@@ -20,6 +20,8 @@ from embmerge.events import (
     Warned,
 )
 from embmerge.remote import gate, retry, transfer
+from embmerge.remote.gate import Gate
+from embmerge.remote.pace import Pace
 from tests.syncing import MB, Lab, partials, write_shard
 
 
@@ -106,6 +108,29 @@ def test_two_near_clusters_on_slow_lines_are_fetched_at_the_same_time(tmp_path, 
         assert lab.sync(others=[other]).error is None
     kinds = [type(event) for event in lab.events if isinstance(event, (ShardStarted, ShardFetched))]
     assert kinds == [ShardStarted, ShardStarted, ShardFetched, ShardFetched]
+
+
+def test_a_near_cluster_whose_line_drops_goes_on_beside_the_one_that_took_its_turn(lab, monkeypatch):
+    shared = Gate(Pace(None), used=itertools.count(step=1000.0).__next__)  # Python is always busy
+    monkeypatch.setattr(transfer, "NEAR", 10.0)
+    monkeypatch.setattr(gate, "_PROBE", 0.01)
+    monkeypatch.setattr("embmerge.remote.sync.Gate", lambda _pace: shared)
+    lab.shards(1, rows=17_000)  # worth two connections
+    at_work, done = threading.Event(), threading.Event()
+
+    def take_its_turn():
+        with shared.opened(done.is_set, queued=lab.relay.cut):
+            at_work.set()
+            done.wait(10)
+            at_work.clear()
+
+    another = threading.Thread(target=take_its_turn, daemon=True)
+    lab.relay.call_after(MB, another.start)
+    assert lab.sync().error is None
+    assert at_work.is_set()
+    done.set()
+    another.join(10)
+    assert lab.same()
 
 
 def test_an_unchanged_shard_is_skipped(lab):

@@ -62,6 +62,7 @@ class Transfer:
         self._plain = settings.transfer == "plain"
         self._lock = threading.Lock()
         self._at_work = 0  # connections
+        self._begun_with = False  # whether the first connection of a round may still be at work, or come to it
         self._problems: list[EmbmergeError] = []
         self._fatal: BaseException | None = None
         self._warned: set[str] = set()
@@ -96,6 +97,7 @@ class Transfer:
     def _round(self) -> None:
         """Have connections at work until all are done or lost. Raises `ConnectError` if they brought nothing."""
         self._problems.clear()
+        self._begun_with = True
         before = self._work.received
         main = self._cluster.connection if self._cluster.connection.is_connected else None
         threads = [
@@ -128,9 +130,15 @@ class Transfer:
         if self._cluster.round_trip >= NEAR:
             self._connections(connection)
             return
+        wait_no_more = self._is_deserted if further else self._over
         queued = partial(self._observer, Queued(self._cluster.name))
-        with self._gate.opened(self._over, further=further, queued=queued):
+        with self._gate.opened(wait_no_more, further=further, queued=queued):
             self._connections(connection)
+            self._begun_with = self._begun_with and further
+
+    def _is_deserted(self) -> bool:
+        """Whether the connection that the round began with is gone for good, and nobody else is at work."""
+        return self._over() or not (self._begun_with or self._at_work)
 
     def _connections(self, connection: Any) -> None:
         """One after the other, for as long as each brings something while others are at work."""
