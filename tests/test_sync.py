@@ -22,6 +22,7 @@ from embmerge.events import (
 from embmerge.remote import gate, retry, transfer
 from embmerge.remote.gate import Gate
 from embmerge.remote.pace import Pace
+from embmerge.remote.work import Download, Work
 from tests.syncing import MB, Lab, partials, write_shard
 
 
@@ -308,6 +309,37 @@ def test_checksum_without_a_shell_is_a_connect_error(tmp_path):
     assert isinstance(result.error, ConnectError)
     assert result.error.exit_code == 3
     assert "no shell with sha256sum" in result.error.message
+
+
+@pytest.mark.parametrize(("count", "rows"), [(40, 100), (1, 9000)])
+def test_of_a_limit_no_more_is_taken_than_is_fetched(lab, monkeypatch, count, rows):
+    taken = []
+    reserve = Pace.reserve
+    monkeypatch.setattr(Pace, "reserve", lambda pace, nbytes: (taken.append(nbytes), reserve(pace, nbytes))[1])
+    paths = lab.shards(count, rows=rows)
+    assert lab.sync(connections=1, limit_rate=100 * MB).error is None
+    assert sum(taken) == sum(path.stat().st_size for path in paths)
+
+
+def test_about_a_megabyte_at_most_is_here_and_not_noted(tmp_path, monkeypatch):
+    here, most = [0], [0]
+    write, arrived = Download.write, Work.arrived
+
+    def count(nbytes):
+        here[0] += nbytes
+        most[0] = max(most[0], here[0])
+
+    monkeypatch.setattr(
+        Download, "write", lambda each, at, parts: (write(each, at, parts), count(sum(map(len, parts))))[0]
+    )
+    monkeypatch.setattr(
+        Work, "arrived", lambda work, each, start, end: (arrived(work, each, start, end), count(start - end))[0]
+    )
+    with Lab(tmp_path, relay={"rate": 4 * MB}) as lab:
+        lab.shards(1, rows=9000)  # more than two stretches, whose ends fill no batch
+        assert lab.sync(connections=1).error is None
+    assert here == [0]
+    assert most[0] < 1.5 * MB
 
 
 def test_a_limited_rate_is_kept(lab):

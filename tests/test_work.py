@@ -80,6 +80,15 @@ def test_so_many_files_are_open_at_once_and_no_more(tmp_path):
     assert work.take() is not None
 
 
+def test_whether_it_is_over_is_told_while_another_thread_is_busy_with_it(tmp_path):
+    work, told = work_on(tmp_path, 10), []
+    with work._changed:  # as while a download begins, on a disk that hangs
+        thread = threading.Thread(target=lambda: told.append(work.over), daemon=True)
+        thread.start()
+        thread.join(5)
+        assert told == [False]
+
+
 def test_the_work_is_over_when_all_have_ended(tmp_path):
     work = work_on(tmp_path, 10, 10)
     first, second = work.take(), work.take()

@@ -9,6 +9,8 @@ import threading
 import time
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 
 from embmerge.errors import RemoteChanged, RemoteDataError
 from embmerge.plaintext import printable
@@ -37,12 +39,17 @@ class _Reading:
 
 @dataclass(eq=False)
 class _Batch:
-    """Reads of one stretch, one after the other, that are asked for and noted together."""
+    """Reads of one stretch, one after the other, that are asked for together; all before `noted` is accounted for."""
 
     download: Download
     reads: list[Read]
-    start: int
+    noted: int
     end: int
+
+    @property
+    def front(self) -> int:
+        """The first byte that is not here."""
+        return next((read.offset + read.received for read in self.reads if read.received < read.length), self.end)
 
 
 class FastLane:
@@ -57,12 +64,13 @@ class FastLane:
         self._channel, self._work, self._pace, self._stop, self._depth = channel, work, pace, stop, on_the_way
         self._handles: dict[Download, bytes | None] = {}  # None: asked for
         self._readings: list[_Reading] = []
-        self._batches: set[_Batch] = set()  # asked for, not yet answered
-        self._on_the_way = 0  # bytes of those
+        self._batches: dict[_Batch, None] = {}  # asked for, not yet accounted for, in order
+        self._on_the_way = 0  # bytes asked for, not yet answered
         self._checks: set[Download] = set()
         self.received = 0  # bytes of files
         self._last: Download | None = None
-        self._turn = 0.0  # when the next read may be asked for; 0 if no turn was reserved
+        self._turn = 0.0  # when the next batch may be asked for; 0 if no turn was reserved
+        self._reserved = 0  # bytes of that batch, at most
 
     def run(self) -> None:
         """Work until nothing is left. Raises `ConnectionLost`, `WireError`, `DiskError`."""
@@ -73,6 +81,7 @@ class FastLane:
                 pause = min(LOOK_AROUND, max(0.001, self._turn - time.monotonic())) if self._turn else LOOK_AROUND
                 if self._channel.waiting_for:
                     self._channel.wait(pause, self._patience)
+                    self._tell()
                 else:
                     self._work.wait(pause)
         finally:
@@ -97,7 +106,7 @@ class FastLane:
         """Ask for what may be asked for now, then let go of what is asked for or has failed."""
         for reading in self._readings:
             download = reading.stretch.download
-            while reading.left and self._handles.get(download) and not download.error and self._may_ask():
+            while reading.left and self._handles.get(download) and not download.error and self._may_ask(reading):
                 self._read(reading)
         over = [reading for reading in self._readings if not reading.left or reading.stretch.download.error]
         for reading in over:
@@ -105,12 +114,13 @@ class FastLane:
             self._work.give_back(reading.stretch.download, reading.at, reading.stretch.end)
         self._close_files()
 
-    def _may_ask(self) -> bool:
+    def _may_ask(self, reading: _Reading) -> bool:
         if len(self._batches) >= REQUESTS or self._on_the_way >= self._depth:
             return False
         now = time.monotonic()
         if not self._turn:
-            self._turn = now + self._pace.reserve(self._at_once)
+            self._reserved = min(self._at_once, reading.left)
+            self._turn = now + self._pace.reserve(self._reserved)
         return now >= self._turn
 
     @property
@@ -126,12 +136,12 @@ class FastLane:
         download, start, block = reading.stretch.download, reading.at, self._channel.largest_read
         handle = self._handles[download]
         assert handle
-        end = min(start + self._at_once, reading.stretch.end)
+        end = min(start + self._reserved, reading.stretch.end)
         reads = [Read(at, min(block, end - at), download.write) for at in range(start, end, block)]
         batch = _Batch(download, reads, start, end)
-        self._batches.add(batch)
+        self._batches[batch] = None
         self._on_the_way += end - start
-        self._channel.read(handle, reads, partial(self._answered, batch))
+        self._channel.read(handle, reads, partial(self._answered, batch, end - start))
         reading.at = end
         self._turn = 0.0
 
@@ -149,15 +159,29 @@ class FastLane:
             del self._handles[download]
             self._work.failed(download, file_problem(download.file, answer))
 
-    def _answered(self, batch: _Batch, error: OSError | None) -> None:
-        self._batches.discard(batch)
-        self._on_the_way -= batch.end - batch.start
+    def _answered(self, batch: _Batch, nbytes: int, error: OSError | None) -> None:
+        self._on_the_way -= nbytes
         if error:
             self._account(batch)
+            del self._batches[batch]
             self._work.failed(batch.download, file_problem(batch.download.file, error))
-        else:
-            self.received += batch.end - batch.start
-            self._work.arrived(batch.download, batch.start, batch.end)
+
+    def _tell(self) -> None:
+        """Account for what is here; batches that follow one another as one."""
+        for download, batches in groupby(list(self._batches), attrgetter("download")):
+            start = end = -1
+            for batch in batches:
+                if batch.noted != end:
+                    self._arrived(download, start, end)
+                    start = batch.noted
+                batch.noted = end = batch.front
+                if end == batch.end:
+                    del self._batches[batch]
+            self._arrived(download, start, end)
+
+    def _arrived(self, download: Download, start: int, end: int) -> None:
+        self.received += end - start
+        self._work.arrived(download, start, end)
 
     def _checked(self, download: Download, answer: RemoteStat | OSError) -> None:
         self._checks.discard(download)
@@ -170,8 +194,7 @@ class FastLane:
         """Say what of each read has arrived, and give back the rest."""
         for read in batch.reads:
             here = read.offset + read.received
-            self.received += read.received
-            self._work.arrived(batch.download, read.offset, here)
+            self._arrived(batch.download, min(here, max(read.offset, batch.noted)), here)
             self._work.give_back(batch.download, here, read.offset + read.length)
 
     def _give_back(self) -> None:

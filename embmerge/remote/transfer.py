@@ -126,15 +126,19 @@ class Transfer:
         self._halt.wait(pause)
 
     def _lane(self, connection: Any = None, *, further: bool = False) -> None:
-        """One connection after the other; on a near line, when it may be at work there."""
-        if self._cluster.round_trip >= NEAR:
+        """One connection after the other; on a near line, when it may be at work there.
+
+        A plain listing measures no round trip, and its line counts as far; a login that cannot be repeated never waits.
+        """
+        if self._cluster.single or self._cluster.round_trip >= NEAR:
             self._connections(connection)
             return
         wait_no_more = self._is_deserted if further else self._over
         queued = partial(self._observer, Queued(self._cluster.name))
         with self._gate.opened(wait_no_more, further=further, queued=queued):
             self._connections(connection)
-            self._begun_with = self._begun_with and further
+            if not further:
+                self._begun_with = False
 
     def _is_deserted(self) -> bool:
         """Whether the connection that the round began with is gone for good, and nobody else is at work."""

@@ -108,6 +108,7 @@ class Work:
         self.lanes = lanes  # connections at work, or soon to be
         self._directory, self._observer = directory, observer
         self._waiting = deque(downloads)
+        self._unended = len(self._waiting)
         self._missing = sum(download.missing for download in self._waiting)
         self._active: dict[Download, None] = {}  # in order
         self._unchecked: deque[Download] = deque()
@@ -118,9 +119,8 @@ class Work:
 
     @property
     def over(self) -> bool:
-        """Whether every download has ended, one way or the other."""
-        with self._changed:
-            return not self._waiting and not self._active
+        """Whether every download has ended, one way or the other; waits for nobody who is at work."""
+        return self._unended == 0
 
     @property
     def missing(self) -> int:
@@ -210,6 +210,7 @@ class Work:
         """It is under its own name."""
         with self._changed:
             download.ended = True
+            self._unended -= 1
             del self._active[download]
             self.fetched.append(download)
             self._changed.notify_all()
@@ -221,6 +222,7 @@ class Work:
             if download.ended:
                 return
             download.ended, download.error = True, error
+            self._unended -= 1
             download.keep = keep and not isinstance(error, RemoteChanged)
             del self._active[download]
             self.failures.append(download)
@@ -238,6 +240,7 @@ class Work:
             kept += sum(d.partial.done.nbytes if d.lent else d.close() for d in self._active)
             self._waiting.clear()
             self._active.clear()
+            self._unended = 0
             return kept
 
     def _account(self, download: Download, nbytes: int) -> None:
