@@ -71,6 +71,7 @@ class FastLane:
         self._last: Download | None = None
         self._turn = 0.0  # when the next batch may be asked for; 0 if no turn was reserved
         self._reserved = 0  # bytes of that batch, at most
+        self._whose: _Reading | None = None  # that batch is
 
     def run(self) -> None:
         """Work until nothing is left. Raises `ConnectionLost`, `WireError`, `DiskError`."""
@@ -120,8 +121,10 @@ class FastLane:
         now = time.monotonic()
         if not self._turn:
             self._reserved = min(self._at_once, reading.left)
-            self._turn = now + self._pace.reserve(self._reserved)
-        return now >= self._turn
+            self._turn, self._whose = now + self._pace.reserve(self._reserved), reading
+        elif self._whose not in self._readings:  # it has failed
+            self._whose = reading
+        return now >= self._turn and self._whose is reading
 
     @property
     def _patience(self) -> int:
