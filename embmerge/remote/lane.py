@@ -52,6 +52,15 @@ class _Batch:
         return next((read.offset + read.received for read in self.reads if read.received < read.length), self.end)
 
 
+@dataclass
+class _Turn:
+    """Bytes of a stretch that may be asked for from the time `at` on, all at once."""
+
+    reading: _Reading
+    nbytes: int
+    at: float
+
+
 class FastLane:
     """Fetches over an `SftpChannel`, with up to `on_the_way` bytes asked for ahead.
 
@@ -69,9 +78,7 @@ class FastLane:
         self._checks: set[Download] = set()
         self.received = 0  # bytes of files
         self._last: Download | None = None
-        self._turn = 0.0  # when the next batch may be asked for; 0 if no turn was reserved
-        self._reserved = 0  # bytes of that batch, at most
-        self._whose: _Reading | None = None  # that batch is
+        self._turn: _Turn | None = None  # reserved for the next batch
 
     def run(self) -> None:
         """Work until nothing is left. Raises `ConnectionLost`, `WireError`, `DiskError`."""
@@ -79,7 +86,7 @@ class FastLane:
             while not self._stop.is_set() and not self._work.over:
                 self._take()
                 self._request()
-                pause = min(LOOK_AROUND, max(0.001, self._turn - time.monotonic())) if self._turn else LOOK_AROUND
+                pause = min(LOOK_AROUND, max(0.001, self._turn.at - time.monotonic())) if self._turn else LOOK_AROUND
                 if self._channel.waiting_for:
                     self._channel.wait(pause, self._patience)
                     self._tell()
@@ -120,11 +127,11 @@ class FastLane:
             return False
         now = time.monotonic()
         if not self._turn:
-            self._reserved = min(self._at_once, reading.left)
-            self._turn, self._whose = now + self._pace.reserve(self._reserved), reading
-        elif self._whose not in self._readings:  # it has failed
-            self._whose = reading
-        return now >= self._turn and self._whose is reading
+            nbytes = min(self._at_once, reading.left)
+            self._turn = _Turn(reading, nbytes, now + self._pace.reserve(nbytes))
+        elif self._turn.reading not in self._readings:  # it has failed
+            self._turn.reading = reading
+        return now >= self._turn.at and self._turn.reading is reading
 
     @property
     def _patience(self) -> int:
@@ -137,16 +144,16 @@ class FastLane:
 
     def _read(self, reading: _Reading) -> None:
         download, start, block = reading.stretch.download, reading.at, self._channel.largest_read
-        handle = self._handles[download]
+        handle, turn, self._turn = self._handles[download], self._turn, None
         assert handle
-        end = min(start + self._reserved, reading.stretch.end)
+        assert turn
+        end = min(start + turn.nbytes, reading.stretch.end)
         reads = [Read(at, min(block, end - at), download.write) for at in range(start, end, block)]
         batch = _Batch(download, reads, start, end)
         self._batches[batch] = None
         self._on_the_way += end - start
         self._channel.read(handle, reads, partial(self._answered, batch, end - start))
         reading.at = end
-        self._turn = 0.0
 
     def _close_files(self) -> None:
         busy = {reading.stretch.download for reading in self._readings} | {batch.download for batch in self._batches}

@@ -210,9 +210,9 @@ class Work:
         """It is under its own name."""
         with self._changed:
             download.ended = True
-            self._unended -= 1
             del self._active[download]
             self.fetched.append(download)
+            self._unended -= 1  # last: whoever sees that all is over looks at the rest
             self._changed.notify_all()
         self._observer(ShardFetched(*download.facts(), seconds=time.monotonic() - download.began))
 
@@ -222,11 +222,11 @@ class Work:
             if download.ended:
                 return
             download.ended, download.error = True, error
-            self._unended -= 1
             download.keep = keep and not isinstance(error, RemoteChanged)
             del self._active[download]
             self.failures.append(download)
             self._account(download, 0)
+            self._unended -= 1
             self._changed.notify_all()
         self._observer(ShardFailed(*download.facts(), message=error.message))
 
