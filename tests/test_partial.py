@@ -41,6 +41,12 @@ def abandoned(directory, *ranges, by=None):
         part.leave()
 
 
+def test_bytes_that_come_in_tiny_pieces_are_written(tmp_path):
+    part = begin(tmp_path, FILE)
+    part.write(0, [memoryview(bytes([n % 256])) for n in range(3000)])  # more than the system takes at once
+    assert part.path.read_bytes() == bytes(n % 256 for n in range(3000))
+
+
 def test_what_was_left_is_taken_up_where_it_stopped(tmp_path):
     abandoned(tmp_path, (0, 10), (50, 60))
     (kept,) = left_behind(tmp_path)

@@ -34,6 +34,7 @@ FOLDER = ".partial"
 FORGOTTEN = 24 * 3600.0  # seconds of silence after which a run of unknown fate counts as ended
 
 _COPY = 1 << 20
+_AT_ONCE = 1024  # parts that the system writes at once (IOV_MAX of Linux and macOS)
 _PATIENCE = 0.3  # seconds
 _CLOSED = -1
 
@@ -58,9 +59,9 @@ class Partial:
     def write(self, offset: int, parts: Sequence[memoryview]) -> None:
         """Put `parts`, one after the other, at `offset`. They count once they were added."""
         with self._disk_errors():
-            written = os.pwritev(self._data, parts, offset)
+            written = os.pwritev(self._data, parts[:_AT_ONCE], offset)
             rest = memoryview(b"".join(parts))[written:] if written < sum(map(len, parts)) else None
-            while rest:  # the disk is about to be full, or a signal came
+            while rest:  # the disk is about to be full, or a signal came, or those were tiny parts
                 written += (more := os.pwrite(self._data, rest, offset + written))
                 rest = rest[more:]
 
