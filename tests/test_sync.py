@@ -21,8 +21,9 @@ from embmerge.events import (
 )
 from embmerge.remote import gate, retry, transfer
 from embmerge.remote.gate import Gate
+from embmerge.remote.landing import Landing
 from embmerge.remote.pace import Pace
-from embmerge.remote.work import Download, Work
+from embmerge.remote.partial import Partial
 from tests.syncing import MB, Lab, partials, write_shard
 
 
@@ -321,25 +322,31 @@ def test_of_a_limit_no_more_is_taken_than_is_fetched(lab, monkeypatch, count, ro
     assert sum(taken) == sum(path.stat().st_size for path in paths)
 
 
-def test_about_a_megabyte_at_most_is_here_and_not_noted(tmp_path, monkeypatch):
-    here, most = [0], [0]
-    write, arrived = Download.write, Work.arrived
+@pytest.mark.parametrize("connections", [1, 4])
+def test_never_more_than_a_megabyte_is_here_and_not_noted(lab, monkeypatch, connections):
+    here, most, counting = [0], [0], threading.Lock()
+    sink, add = Landing.sink, Partial.add
 
     def count(nbytes):
-        here[0] += nbytes
-        most[0] = max(most[0], here[0])
+        with counting:
+            here[0] += nbytes
+            most[0] = max(most[0], here[0])
 
-    monkeypatch.setattr(
-        Download, "write", lambda each, at, parts: (write(each, at, parts), count(sum(map(len, parts))))[0]
-    )
-    monkeypatch.setattr(
-        Work, "arrived", lambda work, each, start, end: (arrived(work, each, start, end), count(start - end))[0]
-    )
-    with Lab(tmp_path, relay={"rate": 4 * MB}) as lab:
-        lab.shards(1, rows=9000)  # more than two stretches, whose ends fill no batch
-        assert lab.sync(connections=1).error is None
+    def counted_sink(landing, download):
+        take = sink(landing, download)
+        return lambda offset, parts: (count(sum(map(len, parts))), take(offset, parts))
+
+    def counted_add(partial, start, end):
+        add(partial, start, end)
+        count(start - end)
+
+    monkeypatch.setattr(transfer, "NEAR", 0.0)  # or one connection would do all
+    monkeypatch.setattr(Landing, "sink", counted_sink)
+    monkeypatch.setattr(Partial, "add", counted_add)
+    lab.shards(4, rows=9000)
+    assert lab.sync(connections=connections).error is None
     assert here == [0]
-    assert most[0] < 1.5 * MB
+    assert most[0] <= MB
 
 
 def test_a_limited_rate_is_kept(lab):

@@ -9,8 +9,6 @@ from embmerge.demo.server import Home
 from embmerge.errors import ConnectError
 from embmerge.events import Detail, Retrying, Warned
 from embmerge.remote import retry
-from embmerge.remote.lane import patience
-from embmerge.remote.sftp import LARGEST_READ
 from embmerge.remote.transfer import lanes
 from tests.syncing import MB, Lab
 
@@ -138,12 +136,3 @@ def test_connections_that_drop_are_told_in_detail(tmp_path):
         lab.relay.cut_after(2 * MB)
         assert lab.sync(connections=1).error is None
         assert any("connection lost" in event.text for event in lab.seen(Detail))
-
-
-@pytest.mark.parametrize("connections", [1, 2, 3, 4])
-def test_what_is_here_and_not_noted_is_never_more_than_a_megabyte(connections):
-    assert patience(connections, LARGEST_READ) * connections * LARGEST_READ <= 1 << 20
-
-
-def test_every_answer_is_noted_at_once_where_there_are_many_connections():
-    assert patience(64, LARGEST_READ) == 1

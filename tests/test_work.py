@@ -21,6 +21,11 @@ def work_on(tmp_path, *sizes, lanes=2, observer=lambda _event: None):
     return Work(downloads, tmp_path, lanes=lanes, observer=observer)
 
 
+def arrive(work, download, start, end):
+    download.partial.add(start, end)
+    work.arrived(download, end - start)
+
+
 def test_every_byte_is_handed_out_once(tmp_path):
     work = work_on(tmp_path, 9 * MB, 1, 3 * MB)
     got = {}
@@ -38,7 +43,7 @@ def test_stretches_get_shorter_near_the_end(tmp_path):
     lengths = []
     while stretch := work.take():
         lengths.append(stretch.end - stretch.start)
-        work.arrived(stretch.download, stretch.start, stretch.end)
+        arrive(work, stretch.download, stretch.start, stretch.end)
     assert max(lengths) <= LONGEST + 256 * 1024
     assert lengths[-1] < lengths[0] / 4
 
@@ -47,7 +52,7 @@ def test_what_is_given_back_is_handed_out_again(tmp_path):
     work = work_on(tmp_path, 1000)
     stretch = work.take()
     assert work.take() is None
-    work.arrived(stretch.download, 0, 300)
+    arrive(work, stretch.download, 0, 300)
     work.give_back(stretch.download, 300, 1000)
     again = work.take()
     assert (again.start, again.end) == (300, 1000)
@@ -57,7 +62,7 @@ def test_a_whole_file_is_to_be_checked(tmp_path):
     work = work_on(tmp_path, 1000)
     stretch = work.take()
     assert work.take_check() is None
-    work.arrived(stretch.download, 0, 1000)
+    arrive(work, stretch.download, 0, 1000)
     assert work.take_check() is stretch.download
     work.give_back_check(stretch.download)
     assert work.take_check() is stretch.download
@@ -75,7 +80,7 @@ def test_so_many_files_are_open_at_once_and_no_more(tmp_path):
     while stretch := work.take():
         taken.append(stretch)
     assert len(taken) == AT_ONCE
-    work.arrived(taken[0].download, 0, 10)
+    arrive(work, taken[0].download, 0, 10)
     work.finished(taken[0].download)
     assert work.take() is not None
 
@@ -92,7 +97,7 @@ def test_whether_it_is_over_is_told_while_another_thread_is_busy_with_it(tmp_pat
 def test_the_work_is_over_when_all_have_ended(tmp_path):
     work = work_on(tmp_path, 10, 10)
     first, second = work.take(), work.take()
-    work.arrived(first.download, 0, 10)
+    arrive(work, first.download, 0, 10)
     work.finished(first.download)
     assert not work.over
     work.failed(second.download, RemoteDataError("unreadable"))
@@ -104,7 +109,7 @@ def test_what_failed_is_kept_when_the_last_connection_is_done_with_it(tmp_path):
     stretch = work.take()
     work.failed(stretch.download, RemoteDataError("unreadable"))
     stretch.download.partial.write(0, [memoryview(b"still open")])
-    work.arrived(stretch.download, 0, 10)
+    arrive(work, stretch.download, 0, 10)
     work.give_back(stretch.download, 10, 1000)
     assert [folder.name.split(".")[2][:4] for folder in (tmp_path / ".partial").iterdir()] == ["left"]
 
@@ -112,7 +117,7 @@ def test_what_failed_is_kept_when_the_last_connection_is_done_with_it(tmp_path):
 def test_what_has_changed_remotely_is_thrown_away(tmp_path):
     work = work_on(tmp_path, 1000)
     stretch = work.take()
-    work.arrived(stretch.download, 0, 500)
+    arrive(work, stretch.download, 0, 500)
     work.give_back(stretch.download, 500, 1000)
     work.failed(stretch.download, RemoteChanged("another one"))
     assert list((tmp_path / ".partial").iterdir()) == []
@@ -121,7 +126,7 @@ def test_what_has_changed_remotely_is_thrown_away(tmp_path):
 def test_what_is_left_says_how_much_it_is(tmp_path):
     work = work_on(tmp_path, 1000, 1000)
     stretch = work.take()
-    work.arrived(stretch.download, 0, 400)
+    arrive(work, stretch.download, 0, 400)
     work.give_back(stretch.download, 400, 1000)
     assert work.leave() == 400
 
@@ -132,7 +137,7 @@ def test_a_digest_follows_what_arrives_in_any_order(tmp_path):
     download = work.take().download
     for start in (2 * MB, 0, MB):
         download.partial.write(start, [memoryview(content)[start : start + MB]])
-        work.arrived(download, start, start + MB)
+        arrive(work, download, start, start + MB)
         download.digest.follow(download.partial, threading.Event())
     assert download.digest.hexdigest() == hashlib.sha256(content).hexdigest()
 
@@ -141,7 +146,7 @@ def test_events_tell_what_happens_to_a_shard(tmp_path):
     events = []
     work = work_on(tmp_path, 1000, observer=events.append)
     stretch = work.take()
-    work.arrived(stretch.download, 0, 1000)
+    arrive(work, stretch.download, 0, 1000)
     work.failed(stretch.download, RemoteDataError("no"))
     assert [type(event) for event in events] == [ShardStarted, ShardProgress, ShardFailed]
 
@@ -158,7 +163,7 @@ def test_whatever_is_given_back_every_byte_arrives_once(tmp_path, seed):
         for stretch in held[: chance.randrange(3)]:
             held.remove(stretch)
             cut = chance.randrange(stretch.start, stretch.end + 1)
-            work.arrived(stretch.download, stretch.start, cut)
+            arrive(work, stretch.download, stretch.start, cut)
             work.give_back(stretch.download, cut, stretch.end)
             total += cut - stretch.start
         while download := work.take_check():
@@ -195,7 +200,7 @@ def test_bytes_that_came_too_early_are_hashed_when_their_turn_comes(tmp_path):
     download = work.take().download
     for start, text in ((600, b"b" * 400), (0, b"a" * 600)):
         download.write(start, [memoryview(text)])
-        work.arrived(download, start, start + len(text))
+        arrive(work, download, start, start + len(text))
     assert download.digest.nbytes == 600
     download.digest.follow(download.partial, threading.Event())
     assert download.digest.hexdigest() == hashlib.sha256(b"a" * 600 + b"b" * 400).hexdigest()

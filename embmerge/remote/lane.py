@@ -9,18 +9,19 @@ import threading
 import time
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
-from operator import attrgetter
 
 from embmerge.errors import RemoteChanged, RemoteDataError
 from embmerge.plaintext import printable
 from embmerge.remote.cluster import RemoteFile
+from embmerge.remote.landing import Landing
 from embmerge.remote.pace import Pace
 from embmerge.remote.sftp import Read, RemoteStat, SftpChannel
 from embmerge.remote.work import Download, Stretch, Work
 
 ON_THE_WAY = 4 << 20  # bytes asked for and not here: 40 MB/s at a round trip of 50 ms, and no burden for the server
 REQUESTS = 64  # of the same, for small files
+AT_ONCE = 1 << 20  # bytes that are asked for together
+_REFILL = 2 << 20  # bytes that have come before more are asked for
 UNNOTED = 1 << 20  # bytes of a cluster that are here and not noted: fetched twice when the process is killed
 LOOK_AROUND = 0.2  # seconds after which `stop` is seen
 
@@ -39,17 +40,11 @@ class _Reading:
 
 @dataclass(eq=False)
 class _Batch:
-    """Reads of one stretch, one after the other, that are asked for together; all before `noted` is accounted for."""
+    """Reads of one stretch, one after the other, that are asked for together."""
 
     download: Download
     reads: list[Read]
-    noted: int
-    end: int
-
-    @property
-    def front(self) -> int:
-        """The first byte that is not here."""
-        return next((read.offset + read.received for read in self.reads if read.received < read.length), self.end)
+    nbytes: int
 
 
 @dataclass
@@ -73,8 +68,8 @@ class FastLane:
         self._channel, self._work, self._pace, self._stop, self._depth = channel, work, pace, stop, on_the_way
         self._handles: dict[Download, bytes | None] = {}  # None: asked for
         self._readings: list[_Reading] = []
-        self._batches: dict[_Batch, None] = {}  # asked for, not yet accounted for, in order
-        self._on_the_way = 0  # bytes asked for, not yet answered
+        self._batches: set[_Batch] = set()  # not yet answered
+        self._landing = Landing(self._unnoted)
         self._checks: set[Download] = set()
         self.received = 0  # bytes of files
         self._last: Download | None = None
@@ -88,8 +83,8 @@ class FastLane:
                 self._request()
                 pause = min(LOOK_AROUND, max(0.001, self._turn.at - time.monotonic())) if self._turn else LOOK_AROUND
                 if self._channel.waiting_for:
-                    self._channel.wait(pause, self._patience)
-                    self._tell()
+                    self._channel.wait(pause, max(1, _REFILL // self._channel.largest_read))
+                    self._account()
                 else:
                     self._work.wait(pause)
         finally:
@@ -123,24 +118,15 @@ class FastLane:
         self._close_files()
 
     def _may_ask(self, reading: _Reading) -> bool:
-        if len(self._batches) >= REQUESTS or self._on_the_way >= self._depth:
+        if len(self._batches) >= REQUESTS or sum(batch.nbytes for batch in self._batches) >= self._depth:
             return False
         now = time.monotonic()
         if not self._turn:
-            nbytes = min(self._at_once, reading.left)
+            nbytes = min(self._pace.largest(AT_ONCE), reading.left)
             self._turn = _Turn(reading, nbytes, now + self._pace.reserve(nbytes))
         elif self._turn.reading not in self._readings:  # it has failed
             self._turn.reading = reading
         return now >= self._turn.at and self._turn.reading is reading
-
-    @property
-    def _patience(self) -> int:
-        return patience(self._work.lanes, self._channel.largest_read)
-
-    @property
-    def _at_once(self) -> int:
-        """Bytes of a batch."""
-        return self._pace.largest(self._patience * self._channel.largest_read)
 
     def _read(self, reading: _Reading) -> None:
         download, start, block = reading.stretch.download, reading.at, self._channel.largest_read
@@ -148,11 +134,11 @@ class FastLane:
         assert handle
         assert turn
         end = min(start + turn.nbytes, reading.stretch.end)
-        reads = [Read(at, min(block, end - at), download.write) for at in range(start, end, block)]
-        batch = _Batch(download, reads, start, end)
-        self._batches[batch] = None
-        self._on_the_way += end - start
-        self._channel.read(handle, reads, partial(self._answered, batch, end - start))
+        sink = self._landing.sink(download)
+        reads = [Read(at, min(block, end - at), sink) for at in range(start, end, block)]
+        batch = _Batch(download, reads, end - start)
+        self._batches.add(batch)
+        self._channel.read(handle, reads, partial(self._answered, batch))
         reading.at = end
 
     def _close_files(self) -> None:
@@ -169,29 +155,17 @@ class FastLane:
             del self._handles[download]
             self._work.failed(download, file_problem(download.file, answer))
 
-    def _answered(self, batch: _Batch, nbytes: int, error: OSError | None) -> None:
-        self._on_the_way -= nbytes
+    def _answered(self, batch: _Batch, error: OSError | None) -> None:
+        self._batches.remove(batch)
         if error:
-            self._account(batch)
-            del self._batches[batch]
+            self._return(batch)
             self._work.failed(batch.download, file_problem(batch.download.file, error))
 
-    def _tell(self) -> None:
-        """Account for what is here; batches that follow one another as one."""
-        for download, batches in groupby(list(self._batches), attrgetter("download")):
-            start = end = -1
-            for batch in batches:
-                if batch.noted != end:
-                    self._arrived(download, start, end)
-                    start = batch.noted
-                batch.noted = end = batch.front
-                if end == batch.end:
-                    del self._batches[batch]
-            self._arrived(download, start, end)
-
-    def _arrived(self, download: Download, start: int, end: int) -> None:
-        self.received += end - start
-        self._work.arrived(download, start, end)
+    def _account(self) -> None:
+        """Say what is here."""
+        for download, nbytes in self._landing.settle():
+            self.received += nbytes
+            self._work.arrived(download, nbytes)
 
     def _checked(self, download: Download, answer: RemoteStat | OSError) -> None:
         self._checks.discard(download)
@@ -200,25 +174,23 @@ class FastLane:
         else:
             self._work.checked(download, answer)
 
-    def _account(self, batch: _Batch) -> None:
-        """Say what of each read has arrived, and give back the rest."""
+    def _return(self, batch: _Batch) -> None:
+        """Give back what of its reads has not come."""
         for read in batch.reads:
-            here = read.offset + read.received
-            self._arrived(batch.download, min(here, max(read.offset, batch.noted)), here)
-            self._work.give_back(batch.download, here, read.offset + read.length)
+            self._work.give_back(batch.download, read.offset + read.received, read.offset + read.length)
 
     def _give_back(self) -> None:
+        self._account()
         for batch in self._batches:
-            self._account(batch)
+            self._return(batch)
         for reading in self._readings:
             self._work.give_back(reading.stretch.download, reading.at, reading.stretch.end)
         for download in self._checks:
             self._work.give_back_check(download)
 
-
-def patience(lanes: int, block: int) -> int:
-    """How many answers of `block` bytes each of `lanes` connections may collect before it notes them."""
-    return max(1, UNNOTED // (lanes * block))
+    def _unnoted(self) -> int:
+        """Bytes that may be here and not noted, besides those of the answer that is coming in."""
+        return UNNOTED // self._work.lanes - self._channel.largest_read
 
 
 def file_problem(file: RemoteFile, error: OSError) -> RemoteDataError:

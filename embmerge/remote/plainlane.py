@@ -82,7 +82,8 @@ class PlainLane:
         try:
             for data in self._blocks(stretch):
                 download.write(at, [memoryview(data)])
-                self._work.arrived(download, at, at + len(data))
+                download.partial.add(at, at + len(data))
+                self._work.arrived(download, len(data))
                 at += len(data)
                 self.received += len(data)
         except OSError as error:

@@ -157,26 +157,23 @@ class Work:
         can_begin = self._waiting and len(self._active) < AT_ONCE
         return alone or (None if can_begin or not free else free[0])
 
-    def arrived(self, download: Download, start: int, end: int) -> None:
-        """The bytes `[start, end)` are in the partial file. Raises `DiskError`."""
-        if start == end:
-            return
+    def arrived(self, download: Download, nbytes: int) -> None:
+        """`nbytes` more of what was taken are in the partial file, and noted there."""
         now = time.monotonic()
         with self._changed:
-            front = download.partial.done.front
-            download.partial.add(start, end)
-            self.received += end - start
-            self._missing -= end - start
-            self._account(download, end - start)
+            self.received += nbytes
+            self._missing -= nbytes
+            self._account(download, nbytes)
             if download.error:
                 return
             done = download.partial.done
-            if download.whole:
+            whole = download.whole and not download.lent  # the last of all connections that have brought some of it
+            if whole:
                 self._unchecked.append(download)
                 self._changed.notify_all()
-            if download.whole or (done.front // STEP > front // STEP and download.digest.nbytes < done.front):
+            if whole or download.digest.nbytes + STEP <= done.front:
                 self.news.put(download)
-            if now - download.told < _TELL_EVERY and not download.whole:
+            if now - download.told < _TELL_EVERY and not whole:
                 return
             download.told = now
         self._observer(ShardProgress(*download.facts(), done=done.nbytes))
