@@ -48,10 +48,11 @@ def test_what_arrives_in_order_is_written_in_whole_blocks(tmp_path, written):
     assert written == [(0, BLOCK), (BLOCK, 2 * BLOCK), (2 * BLOCK, 3 * BLOCK), (3 * BLOCK, 4 * BLOCK)]
 
 
-def test_what_is_less_than_a_block_is_written_when_somebody_asks(tmp_path, written):
+def test_what_is_less_than_a_block_waits_for_more_if_there_is_more_to_come(tmp_path, written):
     (download,) = downloads(tmp_path, 1000)
     landing = Landing(lambda: BLOCK)
     landing.sink(download)(0, [memoryview(b"abc")])
+    assert landing.settle(more_to_come=True) == []
     assert written == []
     assert landing.settle() == [(download, 3)]
     assert written == [(0, 3)]

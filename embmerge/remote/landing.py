@@ -32,13 +32,16 @@ class Landing:
         """Where the bytes of `download` go."""
         return partial(self._take, download)
 
-    def settle(self) -> list[tuple[Download, int]]:
-        """Write and note all that is here; returns of which downloads how many bytes were noted since the last time.
+    def settle(self, *, more_to_come: bool = False) -> list[tuple[Download, int]]:
+        """Note what is here; returns of which downloads how many bytes were noted since the last time.
 
-        Raises `DiskError`.
+        Where more is to come, what is less than a block waits for it. Raises `DiskError`.
         """
         with self._busy:
-            self._finish()
+            if more_to_come:
+                self._note()
+            else:
+                self._finish()
             news, self._news = self._news, []
             return news
 
@@ -50,32 +53,31 @@ class Landing:
                 self._noted = self._written = self._end = offset
             self._parts += parts
             self._end += sum(map(len, parts))
-            self._write(download, self._end - self._end % BLOCK)
+            self._write(self._end - self._end % BLOCK)
             if self._end - self._noted > self._unnoted():
-                self._note(download)
+                self._note()
             if self._end - self._noted > self._unnoted():
                 self._finish()
 
     def _finish(self) -> None:
-        if self._download:
-            self._write(self._download, self._end)
-            self._note(self._download)
+        self._write(self._end)
+        self._note()
 
-    def _write(self, download: Download, end: int) -> None:
+    def _write(self, end: int) -> None:
         """Write up to `end`."""
-        if end > self._written:
+        if self._download and end > self._written:
             parts, self._parts = _split(self._parts, end - self._written)
             try:
-                download.write(self._written, parts)
+                self._download.write(self._written, parts)
             except DiskError:
                 self._parts, self._end = [], self._written  # those are not here
                 raise
             self._written = end
 
-    def _note(self, download: Download) -> None:
-        if self._written > self._noted:
-            download.partial.add(self._noted, self._written)
-            self._news.append((download, self._written - self._noted))
+    def _note(self) -> None:
+        if self._download and self._written > self._noted:
+            self._download.partial.add(self._noted, self._written)
+            self._news.append((self._download, self._written - self._noted))
             self._noted = self._written
 
 

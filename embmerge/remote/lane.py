@@ -163,7 +163,7 @@ class FastLane:
 
     def _account(self) -> None:
         """Say what is here."""
-        for download, nbytes in self._landing.settle():
+        for download, nbytes in self._landing.settle(more_to_come=bool(self._batches)):
             self.received += nbytes
             self._work.arrived(download, nbytes)
 
@@ -180,9 +180,10 @@ class FastLane:
             self._work.give_back(batch.download, read.offset + read.received, read.offset + read.length)
 
     def _give_back(self) -> None:
-        self._account()
         for batch in self._batches:
             self._return(batch)
+        self._batches.clear()
+        self._account()
         for reading in self._readings:
             self._work.give_back(reading.stretch.download, reading.at, reading.stretch.end)
         for download in self._checks:
