@@ -1,6 +1,7 @@
 """Lines to measure on: two OpenSSH servers on this machine, at loopback's speed or at a distance.
 
 A distance is made by `tc netem` in a network namespace where root may do that, else by a relay in a process of its own.
+Loss without netem is made by a line of our own into such a namespace (`tunline`).
 """
 
 import getpass
@@ -18,6 +19,7 @@ from pathlib import Path
 from bench.programs import ROOT
 
 _SPACE, _HERE, _THERE = "embmerge-bench", "10.213.37.1", "10.213.37.2"
+_NEAR_END, _FAR_END = "embbench0", "embbench1"  # of what leads into that network namespace
 _WAIT = 10.0  # seconds for a server to listen
 
 
@@ -50,12 +52,12 @@ def line(condition: Condition, folder: Path, servers: int = 2) -> Iterator[Line]
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
     far = condition.rtt or condition.mbit or condition.loss
     with ExitStack() as stack:
-        netem = bool(far) and stack.enter_context(_namespace(condition))
-        if condition.loss and not netem:
-            raise OSError("loss needs tc netem, and root")
-        address = _THERE if netem else "127.0.0.1"
-        ports = [stack.enter_context(_sshd(folder, address, inside=netem)) for _ in range(servers)]
-        if far and not netem:
+        apart = bool(far) and stack.enter_context(_namespace(condition))
+        if condition.loss and not apart:
+            raise OSError("loss needs root, ip and /dev/net/tun")
+        address = _THERE if apart else "127.0.0.1"
+        ports = [stack.enter_context(_sshd(folder, address, inside=apart)) for _ in range(servers)]
+        if far and not apart:
             ports = [stack.enter_context(_relay(port, condition)) for port in ports]
         yield Line(address, tuple(ports), getpass.getuser(), key)
 
@@ -93,25 +95,57 @@ def _relay(port: int, condition: Condition) -> Iterator[int]:
 @contextmanager
 def _namespace(condition: Condition) -> Iterator[bool]:
     """Whether there is a namespace that is as far away as `condition` says."""
+    if os.getuid() != 0 or not shutil.which("ip"):
+        yield False
+        return
+    with ExitStack() as stack:
+        _done([["ip", "netns", "add", _SPACE]])
+        stack.callback(_done, [["ip", "netns", "del", _SPACE]])
+        if not (apart := _netem(condition)) and condition.loss and not condition.mbit:
+            apart = stack.enter_context(_tunnel(condition))
+        yield apart
+
+
+def _netem(condition: Condition) -> bool:
+    """Join the namespace by two devices that the kernel keeps apart; whether it can."""
     shape = ["netem", "delay", f"{condition.rtt / 2}ms", "limit", "100000"]
     shape += ["loss", f"{condition.loss}%"] if condition.loss else []
     shape += ["rate", f"{condition.mbit}mbit"] if condition.mbit else []
-    setup = [
-        ["ip", "netns", "add", _SPACE],
-        ["ip", "link", "add", "embbench0", "type", "veth", "peer", "name", "embbench1", "netns", _SPACE],
-        ["ip", "addr", "add", f"{_HERE}/24", "dev", "embbench0"],
-        ["ip", "link", "set", "embbench0", "up"],
-        [*_inside(), "ip", "addr", "add", f"{_THERE}/24", "dev", "embbench1"],
-        [*_inside(), "ip", "link", "set", "embbench1", "up"],
-        ["tc", "qdisc", "add", "dev", "embbench0", "root", *shape],
-        [*_inside(), "tc", "qdisc", "add", "dev", "embbench1", "root", *shape],
+    pair = ["ip", "link", "add", _NEAR_END, "type", "veth", "peer", "name", _FAR_END, "netns", _SPACE]
+    queues = [
+        ["tc", "qdisc", "add", "dev", _NEAR_END, "root", *shape],
+        [*_inside(), "tc", "qdisc", "add", "dev", _FAR_END, "root", *shape],
     ]
-    able = os.getuid() == 0 and all(map(shutil.which, ("ip", "tc")))
-    try:
-        yield able and all(subprocess.run(each, capture_output=True, check=False).returncode == 0 for each in setup)
-    finally:
-        if able:
-            subprocess.run(["ip", "netns", "del", _SPACE], capture_output=True, check=False)
+    if shutil.which("tc") and _done([pair]):
+        if _done([*_addresses(), *queues]):
+            return True
+        _done([["ip", "link", "del", _NEAR_END]])
+    return False
+
+
+@contextmanager
+def _tunnel(condition: Condition) -> Iterator[bool]:
+    """Join it by two devices with a process between them; whether it can."""
+    command = [sys.executable, "-m", "bench.tunline", _NEAR_END, _FAR_END]
+    command += ["--delay-ms", str(condition.rtt / 2), "--loss", str(condition.loss)]
+    with _running(command, talking=True) as tunnel:
+        assert tunnel.stdout
+        yield bool(tunnel.stdout.readline()) and _done(
+            [["ip", "link", "set", _FAR_END, "netns", _SPACE], *_addresses()]
+        )
+
+
+def _addresses() -> list[list[str]]:
+    return [
+        ["ip", "addr", "add", f"{_HERE}/24", "dev", _NEAR_END],
+        ["ip", "link", "set", _NEAR_END, "up"],
+        [*_inside(), "ip", "addr", "add", f"{_THERE}/24", "dev", _FAR_END],
+        [*_inside(), "ip", "link", "set", _FAR_END, "up"],
+    ]
+
+
+def _done(commands: list[list[str]]) -> bool:
+    return all(subprocess.run(each, capture_output=True, check=False).returncode == 0 for each in commands)
 
 
 def _inside() -> list[str]:

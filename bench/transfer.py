@@ -225,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--files", type=int, default=8, help="files on each of the two servers")
     parser.add_argument("--rtt", type=float, help="one line alone, of this round trip in ms")
     parser.add_argument("--rate", type=float, default=0, help="with --rtt: Mbit/s of each server's line")
-    parser.add_argument("--loss", type=float, default=0, help="with --rtt: percent of packets lost (needs tc netem)")
+    parser.add_argument("--loss", type=float, default=0, help="with --rtt: percent of packets lost (needs root)")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--tools", default=" ".join(TOOLS), help="of these, those that are installed are measured")
     parser.add_argument("--folder", type=Path, default=MEMORY, help="where there is room; in memory, at best")

@@ -20,7 +20,7 @@ from embmerge.remote.work import Download, Stretch, Work
 
 ON_THE_WAY = 4 << 20  # bytes asked for and not here: 40 MB/s at a round trip of 50 ms, and no burden for the server
 REQUESTS = 64  # of the same, for small files
-AT_ONCE = 1 << 20  # bytes that are asked for together
+_BATCH = 1 << 20  # bytes that are asked for together
 _REFILL = 2 << 20  # bytes that have come before more are asked for
 UNNOTED = 1 << 20  # bytes of a cluster that are here and not noted: fetched twice when the process is killed
 LOOK_AROUND = 0.2  # seconds after which `stop` is seen
@@ -122,7 +122,7 @@ class FastLane:
             return False
         now = time.monotonic()
         if not self._turn:
-            nbytes = min(self._pace.largest(AT_ONCE), reading.left)
+            nbytes = min(self._pace.largest(_BATCH), reading.left)
             self._turn = _Turn(reading, nbytes, now + self._pace.reserve(nbytes))
         elif self._turn.reading not in self._readings:  # it has failed
             self._turn.reading = reading
