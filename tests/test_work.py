@@ -9,6 +9,7 @@ import pytest
 
 from embmerge.errors import RemoteChanged, RemoteDataError
 from embmerge.events import ShardFailed, ShardProgress, ShardStarted
+from embmerge.remote import work as work_module
 from embmerge.remote.cluster import RemoteFile
 from embmerge.remote.work import AT_ONCE, LONGEST, Download, Work
 
@@ -140,6 +141,17 @@ def test_a_digest_follows_what_arrives_in_any_order(tmp_path):
         arrive(work, download, start, start + MB)
         download.digest.follow(download.partial, threading.Event())
     assert download.digest.hexdigest() == hashlib.sha256(content).hexdigest()
+
+
+def test_what_arrives_in_order_is_synced_now_and_then_too(tmp_path, monkeypatch):
+    work = work_on(tmp_path, 3 * MB)
+    download = work.take().download
+    work.news.get_nowait()  # that it has begun
+    for start, due in ((0, False), (MB, True)):
+        monkeypatch.setattr(work_module, "SYNC_EVERY", 0.0 if due else 1000.0)
+        download.write(start, [memoryview(bytes(MB))])
+        arrive(work, download, start, start + MB)
+        assert work.news.empty() is not due
 
 
 def test_events_tell_what_happens_to_a_shard(tmp_path):

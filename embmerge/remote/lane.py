@@ -21,7 +21,7 @@ from embmerge.remote.work import Download, Stretch, Work
 ON_THE_WAY = 4 << 20  # bytes asked for and not here: 40 MB/s at a round trip of 50 ms, and no burden for the server
 REQUESTS = 64  # of the same, for small files
 _BATCH = 1 << 20  # bytes that are asked for together
-_REFILL = 2 << 20  # bytes that have come before more are asked for
+_REFILL = 1 << 20  # about as many bytes have come before more are asked for
 UNNOTED = 1 << 20  # bytes of a cluster that are here and not noted: fetched twice when the process is killed
 LOOK_AROUND = 0.2  # seconds after which `stop` is seen
 
@@ -89,7 +89,7 @@ class FastLane:
                     self._work.wait(pause)
         finally:
             self._channel.close()
-            self._give_back()
+            self._give_all_back()
 
     def _take(self) -> None:
         while download := self._work.take_check():
@@ -158,12 +158,12 @@ class FastLane:
     def _answered(self, batch: _Batch, error: OSError | None) -> None:
         self._batches.remove(batch)
         if error:
-            self._return(batch)
+            self._give_rest_back(batch)
             self._work.failed(batch.download, file_problem(batch.download.file, error))
 
     def _account(self) -> None:
-        """Say what is here."""
-        for download, nbytes in self._landing.settle(more_to_come=bool(self._batches)):
+        """Note what is here, and say so."""
+        for download, nbytes in self._landing.settle():
             self.received += nbytes
             self._work.arrived(download, nbytes)
 
@@ -174,20 +174,19 @@ class FastLane:
         else:
             self._work.checked(download, answer)
 
-    def _return(self, batch: _Batch) -> None:
+    def _give_rest_back(self, batch: _Batch) -> None:
         """Give back what of its reads has not come."""
         for read in batch.reads:
             self._work.give_back(batch.download, read.offset + read.received, read.offset + read.length)
 
-    def _give_back(self) -> None:
+    def _give_all_back(self) -> None:
         for batch in self._batches:
-            self._return(batch)
-        self._batches.clear()
-        self._account()
+            self._give_rest_back(batch)
         for reading in self._readings:
             self._work.give_back(reading.stretch.download, reading.at, reading.stretch.end)
         for download in self._checks:
             self._work.give_back_check(download)
+        self._account()
 
     def _unnoted(self) -> int:
         """Bytes that may be here and not noted, besides those of the answer that is coming in."""

@@ -68,8 +68,8 @@ class Partial:
     def add(self, start: int, end: int) -> None:
         """The bytes `[start, end)` are in place."""
         with self._lock, self._disk_errors():
-            self.done.add(start, end)
             self._note([start, end])
+            self.done.add(start, end)
 
     def sync(self) -> None:
         """Wait until what is here is on the disk itself."""

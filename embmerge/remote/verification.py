@@ -13,10 +13,9 @@ from embmerge.plaintext import printable
 from embmerge.remote import manifest
 from embmerge.remote.cluster import RemoteFile
 from embmerge.remote.sftp import RemoteStat
-from embmerge.remote.work import Download, Work
+from embmerge.remote.work import SYNC_EVERY, Download, Work
 from embmerge.shard import ShardHeader, read_header
 
-SYNC_EVERY = 10.0  # seconds between two waits for the disk: what a power cut may cost
 _LOOK_AROUND = 0.2  # seconds after which `halt` is seen
 _WRITE_EVERY = 1.0  # seconds between two manifests, of which each is written whole
 

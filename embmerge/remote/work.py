@@ -21,6 +21,7 @@ from embmerge.remote.sftp import RemoteStat
 
 LONGEST = 4 << 20  # of a stretch: long enough for the server's disk to read in one go,
 SHORTEST = 256 << 10  # shorter near the end, so that all connections are done at the same time
+SYNC_EVERY = 10.0  # seconds between two waits for the disk: what a power cut may cost
 AT_ONCE = 32  # downloads with open files; macOS allows a process 256
 _TELL_EVERY = 0.1  # seconds between two reports on the same shard
 
@@ -98,7 +99,7 @@ class Work:
     """All that is to be fetched from one cluster. Every function may be called from any thread.
 
     A download goes through `take` and `arrived` until it is whole, then through `take_check` and `checked`, and ends by
-    `finished` or `failed`. `news` names the downloads that whoever hashes and finishes them should look at.
+    `finished` or `failed`. `news` names the downloads that whoever hashes, syncs and finishes them should look at.
     """
 
     def __init__(
@@ -171,7 +172,8 @@ class Work:
             if whole:
                 self._unchecked.append(download)
                 self._changed.notify_all()
-            if whole or download.digest.nbytes + STEP <= done.front:
+            behind = download.digest.nbytes + STEP <= done.front
+            if whole or behind or now - download.synced > SYNC_EVERY:
                 self.news.put(download)
             if now - download.told < _TELL_EVERY and not whole:
                 return
