@@ -13,6 +13,7 @@ from functools import partial
 from embmerge.errors import RemoteChanged, RemoteDataError
 from embmerge.plaintext import printable
 from embmerge.remote.cluster import RemoteFile
+from embmerge.remote.gate import NEAR
 from embmerge.remote.landing import Landing
 from embmerge.remote.pace import Pace
 from embmerge.remote.sftp import Read, RemoteStat, SftpChannel
@@ -20,8 +21,8 @@ from embmerge.remote.work import Download, Stretch, Work
 
 ON_THE_WAY = 4 << 20  # bytes asked for and not here: 40 MB/s at a round trip of 50 ms, and no burden for the server
 REQUESTS = 64  # of the same, for small files
-_BATCH = 1 << 20  # bytes that are asked for together
-_REFILL = 1 << 20  # about as many bytes have come before more are asked for
+_TOGETHER = 4  # reads that are asked for at once: a megabyte
+_ENOUGH, _ENOUGH_NEARBY = 4, 8  # answers worth waking up for; a near line does not run dry meanwhile
 UNNOTED = 1 << 20  # bytes of a cluster that are here and not noted: fetched twice when the process is killed
 LOOK_AROUND = 0.2  # seconds after which `stop` is seen
 
@@ -83,7 +84,7 @@ class FastLane:
                 self._request()
                 pause = min(LOOK_AROUND, max(0.001, self._turn.at - time.monotonic())) if self._turn else LOOK_AROUND
                 if self._channel.waiting_for:
-                    self._channel.wait(pause, max(1, _REFILL // self._channel.largest_read))
+                    self._channel.wait(pause, _ENOUGH_NEARBY if self._channel.round_trip < NEAR else _ENOUGH)
                     self._account()
                 else:
                     self._work.wait(pause)
@@ -122,7 +123,7 @@ class FastLane:
             return False
         now = time.monotonic()
         if not self._turn:
-            nbytes = min(self._pace.largest(_BATCH), reading.left)
+            nbytes = min(self._pace.largest(_TOGETHER * self._channel.largest_read), reading.left)
             self._turn = _Turn(reading, nbytes, now + self._pace.reserve(nbytes))
         elif self._turn.reading not in self._readings:  # it has failed
             self._turn.reading = reading
