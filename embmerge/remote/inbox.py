@@ -160,8 +160,12 @@ class Inbox:
 
     def _parse(self, data: memoryview) -> None:
         while data:
+            if self._reading and len(data) < self._left:  # as good as always, so it is kept short
+                self._parts.append(data)
+                self._left -= len(data)
+                return
             if self._reading:
-                data = self._deliver(self._reading, data)
+                data = self._complete(self._reading, data)
                 continue
             missing = self._need - len(self._head)
             self._head += data[:missing]
@@ -169,16 +173,14 @@ class Inbox:
             if len(self._head) == self._need:
                 self._advance()
 
-    def _deliver(self, read: Read, data: memoryview) -> memoryview:
-        part = data[: self._left]
-        self._parts.append(part)
-        self._left -= len(part)
-        if not self._left:
-            self._hand_over()
-            self._replies.append(Reply(DATA, self._number, nbytes=self._nbytes, read=read))
-            self._urgent |= read.received < read.length
-            self._reading = None
-        return data[len(part) :]
+    def _complete(self, read: Read, data: memoryview) -> memoryview:
+        """The rest of an answer is here; returns what follows it."""
+        self._parts.append(data[: self._left])
+        self._hand_over()
+        self._replies.append(Reply(DATA, self._number, nbytes=self._nbytes, read=read))
+        self._urgent |= read.received < read.length
+        self._reading = None
+        return data[self._left :]
 
     def _hand_over(self) -> None:
         """Give to the sink what has come for it."""

@@ -27,7 +27,6 @@ _LONGEST = 256 * 1024  # bytes of a packet; OpenSSH's own limit (PACKET_MAX_SIZE
 _SHORT = 4096  # bytes: an answer, rather than a part of a file
 _LENGTH, _TAG = 4, 16  # bytes
 _COUNTER = 1 << 64
-_UINT32 = struct.Struct(">I")
 _HEAD = struct.Struct(">BBII")  # before the data of a channel: padding length, kind, channel, length
 
 # One transport at a time takes what it has received, for as long as more is there already. Decrypting, hashing and
@@ -67,16 +66,18 @@ class ReadAhead:
 
         Both are valid until the next receive.
         """
-        start, here = self._at + _LENGTH, self._end - self._at
-        if here < _LENGTH:
+        start = self._at + _LENGTH
+        if start > self._end:
             return None
-        (length,) = _UINT32.unpack_from(self._buffer, self._at)
+        head = self._buffer[self._at : start]
+        length = int.from_bytes(head, "big")
         if not _TAG <= length <= _LONGEST:
             raise paramiko.SSHException(f"a packet of {length} bytes")
-        if here < _LENGTH + length + _TAG:
+        end = start + length + _TAG
+        if end > self._end:
             return None
-        head, self._at = self._buffer[self._at : start], start + length + _TAG
-        return head, self._buffer[start : self._at]
+        self._at = end
+        return head, self._buffer[start:end]
 
     def receive(self, *, wait: bool = True) -> int:
         """Receive what comes, behind what is here; 0 at the end. Raises as `recv` of a socket.
@@ -182,6 +183,8 @@ class Packets(Packetizer):  # type: ignore[misc]  # paramiko has no types
     def _open_all(self) -> tuple[list[tuple[Taker, list[memoryview]]], tuple[int, paramiko.Message] | None]:
         """The data that are here, by taker, up to the first packet that is something else, if one is here."""
         data: list[tuple[Taker, list[memoryview]]] = []
+        parts: list[memoryview] = []
+        last: Taker | None = None
         while sealed := self._ahead.packet():
             packet = self._opened(*sealed)
             number, self._number = self._number, (self._number + 1) & 0xFFFFFFFF
@@ -194,9 +197,10 @@ class Packets(Packetizer):  # type: ignore[misc]  # paramiko has no types
                 return data, (kind, message)
             if nbytes != end - _HEAD.size:
                 raise paramiko.SSHException("a packet whose lengths do not agree")
-            if not data or data[-1][0] != taker:
-                data.append((taker, []))
-            data[-1][1].append(memoryview(packet)[_HEAD.size : end])
+            if taker is not last:
+                last, parts = taker, []
+                data.append((taker, parts))
+            parts.append(memoryview(packet)[_HEAD.size : end])
         return data, None
 
     def _opened(self, head: memoryview, body: memoryview) -> bytes:
