@@ -19,10 +19,12 @@ from embmerge.remote.pace import Pace
 from embmerge.remote.sftp import Read, RemoteStat, SftpChannel
 from embmerge.remote.work import Download, Stretch, Work
 
-ON_THE_WAY = 4 << 20  # bytes asked for and not here: 40 MB/s at a round trip of 50 ms, and no burden for the server
+# Bytes asked for and not here: 40 MB/s at a round trip of 50 ms. On loopback, 2 MB take 1.06 of the time, and 8 MB 1.1:
+# OpenSSH's server holds all answers in one buffer, and moves them about in it.
+ON_THE_WAY = 4 << 20
 REQUESTS = 64  # of the same, for small files
 _TOGETHER = 4  # reads that are asked for at once: a megabyte
-_ENOUGH, _ENOUGH_NEARBY = 4, 8  # answers worth waking up for; a near line does not run dry meanwhile
+_ENOUGH, _ENOUGH_NEARBY = 4, 8  # answers worth waking up for: a near line does not run dry meanwhile, a far one may
 UNNOTED = 1 << 20  # bytes of a cluster that are here and not noted: fetched twice when the process is killed
 LOOK_AROUND = 0.2  # seconds after which `stop` is seen
 
