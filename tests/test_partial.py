@@ -1,5 +1,6 @@
 """Partial downloads on disk: what is kept, who may take it up, and that no two runs share one."""
 
+import errno
 import json
 import os
 import shutil
@@ -39,6 +40,19 @@ def abandoned(directory, *ranges, by=None):
         part.folder.rename(part.folder.with_suffix(f".{by}"))
     else:
         part.leave()
+
+
+def test_what_could_not_be_noted_does_not_count(tmp_path, monkeypatch):
+    part = begin(tmp_path, FILE)
+    part.write(0, [memoryview(b"abc")])
+
+    def full(*_lines):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(part, "_note", full)
+    with pytest.raises(DiskError):
+        part.add(0, 3)
+    assert part.done.nbytes == 0
 
 
 def test_bytes_that_come_in_tiny_pieces_are_written(tmp_path):
