@@ -1,8 +1,8 @@
 """`python -m bench.tunline HERE THERE --delay-ms 25 --loss 0.5`: a line between two network devices, made in Python.
 
 Every packet that is sent into one comes out of the other, so much later, or never. It stands in for `tc netem`, which
-not every kernel has, where packets have to be lost: that needs real TCP on both ends, and a relay has its own. It
-carries some 300 Mbit/s.
+not every kernel has, where packets have to be lost: that needs real TCP on both ends, and a relay has its own. It has
+carried 580 Mbit/s. It prints "ready", and ends when its stdin does.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000  # linux/if_tun.h
+_STDIN = 0
 _LARGEST = 65536  # bytes of a packet
 _AT_ONCE = 64  # packets of one device, before the other has its turn
 _LONGEST_WAIT = 0.1  # seconds
@@ -69,11 +70,12 @@ def main() -> None:
     here, there = map(device, given.names)
     ways = _Way(here, there), _Way(there, here)
     print("ready", flush=True)
-    while os.getppid() != 1:
+    ready: list[int] = []
+    while _STDIN not in ready:
         for way in ways:
             way.take(given.delay_ms / 1000, given.loss / 100)
         wait = min(way.deliver() for way in ways)
-        select.select([here, there], [], [], wait)
+        ready, _, _ = select.select([here, there, _STDIN], [], [], wait)
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def test_what_arrives_in_order_is_synced_now_and_then_too(tmp_path, monkeypatch)
     download = work.take().download
     work.news.get_nowait()  # that it has begun
     for start, due in ((0, False), (MB, True)):
-        monkeypatch.setattr(work_module, "SYNC_EVERY", 0.0 if due else 1000.0)
+        monkeypatch.setattr(work_module, "_SYNC_EVERY", 0.0 if due else 1000.0)
         download.write(start, [memoryview(bytes(MB))])
         arrive(work, download, start, start + MB)
         assert work.news.empty() is not due

@@ -13,7 +13,7 @@ from embmerge.plaintext import printable
 from embmerge.remote import manifest
 from embmerge.remote.cluster import RemoteFile
 from embmerge.remote.sftp import RemoteStat
-from embmerge.remote.work import SYNC_EVERY, Download, Work
+from embmerge.remote.work import Download, Work
 from embmerge.shard import ShardHeader, read_header
 
 _LOOK_AROUND = 0.2  # seconds after which `halt` is seen
@@ -65,7 +65,7 @@ def _advance(download: Download, directory: Path, expected: Expected, halt: thre
         return None
     if download.now:
         return _finish(download, directory, download.now, expected)
-    if time.monotonic() - download.synced > SYNC_EVERY:
+    if download.due_for_sync:
         download.partial.sync()
         download.synced = time.monotonic()
     return None

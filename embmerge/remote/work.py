@@ -21,9 +21,9 @@ from embmerge.remote.sftp import RemoteStat
 
 LONGEST = 4 << 20  # of a stretch: long enough for the server's disk to read in one go,
 SHORTEST = 256 << 10  # shorter near the end, so that all connections are done at the same time
-SYNC_EVERY = 10.0  # seconds between two waits for the disk: what a power cut may cost
 AT_ONCE = 32  # downloads with open files; macOS allows a process 256
 _TELL_EVERY = 0.1  # seconds between two reports on the same shard
+_SYNC_EVERY = 10.0  # seconds between two waits for the disk: what a power cut may cost
 
 
 @dataclass(eq=False)
@@ -62,6 +62,11 @@ class Download:
         """How many bytes are to come."""
         here = self._partial.done.nbytes if self._partial else self.kept.nbytes if self.kept else 0
         return self.file.nbytes - here
+
+    @property
+    def due_for_sync(self) -> bool:
+        """Whether it is time to wait for the disk again."""
+        return time.monotonic() - self.synced > _SYNC_EVERY
 
     def begin(self, directory: Path) -> None:
         """Open its partial file: the one that was kept, if nobody else has taken that, or a new one."""
@@ -173,7 +178,7 @@ class Work:
                 self._unchecked.append(download)
                 self._changed.notify_all()
             behind = download.digest.nbytes + STEP <= done.front
-            if whole or behind or now - download.synced > SYNC_EVERY:
+            if whole or behind or download.due_for_sync:
                 self.news.put(download)
             if now - download.told < _TELL_EVERY and not whole:
                 return
