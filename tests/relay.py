@@ -29,6 +29,7 @@ class Relay:
         self.passed = 0
         self.connections = 0  # ever made
         self.reached = threading.Event()  # set by a fault that was planned, when it happens
+        self.over = threading.Event()  # set when the last connection has ended
         self._fault = None  # (at which count of `passed`, what to do)
         self._frozen = False
         self._refusing = 0
@@ -189,6 +190,7 @@ class _End(asyncio.Protocol):
             transport.pause_reading()
             self._task = asyncio.get_running_loop().create_task(self._connect())
         self.relay._ends.add(self)
+        self.relay.over.clear()
 
     async def _connect(self):
         loop = asyncio.get_running_loop()
@@ -259,6 +261,8 @@ class _End(asyncio.Protocol):
 
     def connection_lost(self, _error):
         self.relay._ends.discard(self)
+        if not self.relay._ends:
+            self.relay.over.set()
         self.full = True
         if self.peer and self.peer.transport and not self.peer.transport.is_closing():
             self.peer.transport.close()

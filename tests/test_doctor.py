@@ -404,3 +404,17 @@ def test_a_directory_that_may_not_be_read_is_the_remote_directory_rung(patient):
         (sshd.home / "emb").mkdir(mode=0o700)
         behind(patient, sshd, password=PASSWORD, remote_dir="emb")
         patient.breaks("remote directory", "may not be read", RemoteDataError)
+
+
+def test_broken_credentials_of_the_gateway_are_the_credentials_rung(patient):
+    patient.given(gateway="g")
+    patient.set(clusters=("t",))
+    broken = patient.credentials / "g.credentials"
+    broken.touch(mode=0o600)
+    broken.write_text("{nonsense")
+    patient.breaks("credentials file", "g.credentials", CredentialsError)
+
+
+def test_an_address_that_is_none_is_the_credentials_rung(patient):
+    patient.given(address="host:notaport")
+    patient.breaks("credentials file", "cannot be an address", CredentialsError)

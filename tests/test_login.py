@@ -2,12 +2,14 @@
 
 import socket
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
 
-from embmerge.errors import ConnectError, ConnectionLost, CredentialsError, LoginError
+from embmerge.errors import ConnectError, ConnectionLost, CredentialsError, LoginError, Unreached
 from embmerge.events import Connected, Detail
+from tests.relay import Relay
 from tests.servers import PASSWORD, Agent, Login, Sshd, embedded, free_port, make_key, need_sshd
 
 CODE = "123456"
@@ -305,8 +307,54 @@ def test_a_passphrase_opens_the_identity_of_ssh_config(tmp_path, desk, own_home)
 def test_what_the_gateway_does_not_let_through_is_told(gateway, key, desk):
     desk.write("gate", port=gateway.port, username=gateway.user, key_file=str(key))
     desk.write(port=free_port(), username="me", password="pw", gateway="gate")
-    with pytest.raises(ConnectError, match="gateway does not let us through"):
+    with pytest.raises(Unreached, match="gateway does not let us through"):
         desk.cluster().connect()
+
+
+def test_what_the_gateway_may_not_do_is_never_tried_again(tmp_path, sshd, key, desk):
+    with Sshd(tmp_path / "gate", keys=[key], lines=["AllowTcpForwarding no"]) as gateway:
+        desk.write("gate", port=gateway.port, username=gateway.user, key_file=str(key))
+        desk.write(port=sshd.port, username=sshd.user, key_file=str(key), gateway="gate")
+        with pytest.raises(ConnectError, match="gateway does not let us through") as caught:
+            desk.cluster(retries=5).connect()
+    assert not isinstance(caught.value, ConnectionLost)
+
+
+def test_connections_at_the_same_time_go_through_one_gateway(sshd, gateway, key, desk):
+    with Relay(gateway.port) as way:
+        desk.write("gate", port=way.port, username=gateway.user, key_file=str(key))
+        desk.write(port=sshd.port, username=sshd.user, key_file=str(key), gateway="gate")
+        cluster = desk.cluster()
+        with ThreadPoolExecutor() as pool:
+            for connection in list(pool.map(lambda _: cluster.another(), range(4))):
+                cluster.hang_up(connection)
+        assert way.connections == 1
+        cluster.close()
+
+
+def by_credentials(desk, own_home, sshd, gateway, key, way):
+    desk.write("gate", port=way.port, username=gateway.user, key_file=str(key))
+    desk.write(port=sshd.port, username=sshd.user, key_file=str(key), gateway="gate")
+
+
+def by_ssh_config(desk, own_home, sshd, gateway, key, way):
+    (own_home / "config").write_text(
+        f"Host door\n  HostName 127.0.0.1\n  Port {way.port}\n  User {gateway.user}\n  IdentityFile {key}\n"
+        f"Host tensor\n  HostName 127.0.0.1\n  Port {sshd.port}\n  User {sshd.user}\n  IdentityFile {key}\n"
+        "  ProxyJump door\n"
+    )
+    desk.write(address="tensor")
+
+
+@pytest.mark.parametrize("led", [by_credentials, by_ssh_config])
+def test_who_hangs_up_leaves_no_gateway_open(sshd, gateway, key, desk, own_home, led):
+    with Relay(gateway.port) as way:
+        led(desk, own_home, sshd, gateway, key, way)
+        cluster = desk.cluster()
+        cluster.connect()
+        cluster.hang_up(cluster.another())
+        cluster.close()
+        assert way.over.wait(10)
 
 
 def test_gateways_in_a_circle_are_an_error(desk):

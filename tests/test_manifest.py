@@ -1,5 +1,7 @@
 """The manifest: a record that is always whole, and that nothing depends on."""
 
+import json
+
 import pytest
 
 from embmerge.remote import manifest
@@ -35,3 +37,13 @@ def test_a_manifest_that_cannot_be_understood_is_empty(tmp_path, text):
 
 def test_no_manifest_is_an_empty_one(tmp_path):
     assert manifest.read(tmp_path) == Manifest()
+
+
+@pytest.mark.parametrize("rate", [None, "fast", -1, float("nan"), [1]])
+def test_a_rate_that_is_none_costs_no_entry(tmp_path, rate):
+    (tmp_path / "x.pkl").touch()
+    manifest.record(tmp_path, shards={"x.pkl": ENTRY}, rates={"a": 5.0})
+    document = json.loads((tmp_path / manifest.NAME).read_text())
+    document["rates"]["b"] = rate
+    (tmp_path / manifest.NAME).write_text(json.dumps(document))
+    assert manifest.read(tmp_path) == Manifest({"x.pkl": ENTRY}, {"a": 5.0})

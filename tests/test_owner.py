@@ -53,3 +53,22 @@ def test_of_another_machine_nothing_is_known():
 
 def test_of_a_name_that_is_none_nothing_is_known():
     assert owner.is_gone("../x") is None
+
+
+def test_a_process_that_the_system_does_not_show_may_live(monkeypatch):
+    def hidden(*_args, **_how):
+        raise FileNotFoundError
+
+    name = owner.this_process()
+    monkeypatch.setattr(owner.Path, "read_text", hidden)  # as where /proc is mounted with hidepid
+    assert owner.is_gone(name) is None
+
+
+def test_what_this_process_wrote_is_of_this_boot():
+    assert owner.is_of_this_boot(owner.this_process())
+    assert owner.is_of_this_boot(owner.nobody())
+
+
+def test_what_another_boot_left_is_not_of_this_one():
+    assert not owner.is_of_this_boot(f"{owner.NOBODY}-{'0' * 12}-01234567")
+    assert not owner.is_of_this_boot(f"{owner.NOBODY}-01234567")

@@ -233,3 +233,20 @@ def test_shards_arrive_whole_while_keys_are_agreed_on_again_and_again(tmp_path, 
         lab.shards(3, rows=2048)
         result = lab.sync(connections=1)
         assert (result.error, len(lab.same())) == (None, 3)
+
+
+def test_what_a_proxy_command_has_is_taken_as_it_comes():
+    command = paramiko.ProxyCommand("printf hello")
+    command.settimeout(0.1)
+    ahead = ReadAhead(command)
+    assert (ahead.receive(), ahead.receive()) == (5, 0)  # paramiko's own waits for more, and never finds the end
+    command.process.wait()
+
+
+def test_a_proxy_command_that_has_nothing_is_no_end():
+    command = paramiko.ProxyCommand("cat")
+    with pytest.raises(TimeoutError):
+        ReadAhead(command).receive()
+    assert ReadAhead(command).receive(wait=False) == 0
+    command.close()
+    command.process.wait()

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from embmerge.errors import DiskError
 from embmerge.remote import owner, partial
 from embmerge.remote.cluster import RemoteFile
-from embmerge.remote.partial import FOLDER, begin, left_behind
+from embmerge.remote.partial import FOLDER, begin, left_behind, sweep, tidy
 
 FILE = RemoteFile("a", "cluster0_gpu0.pkl", "/out/cluster0_gpu0.pkl", 100, 1_700_000_000)
 ELSEWHERE = "0" * 12 + "-1-1-0"  # an owner on another machine
@@ -100,7 +101,7 @@ def test_of_another_machine_only_what_is_on_its_disk_is_copied(tmp_path):
     theirs = part.folder.rename(part.folder.with_suffix(f".{ELSEWHERE}"))
     (kept,) = left_behind(tmp_path)
     assert (kept.gone, kept.done) == (False, ((0, 10),))
-    copy = kept.resume()
+    copy = kept.copied(threading.Event()).resume()
     assert read(copy, 0, 10) == bytes(range(10))
     assert (copy.folder / "data").stat().st_ino != (theirs / "data").stat().st_ino
     assert theirs.exists()
@@ -138,8 +139,76 @@ def test_a_line_that_was_being_written_is_no_line(tmp_path):
 def test_what_cannot_be_understood_is_removed(tmp_path, text):
     abandoned(tmp_path, (0, 10))
     next((tmp_path / FOLDER).glob("*/journal")).write_text(text)
-    assert left_behind(tmp_path) == []
+    sweep(tmp_path)
     assert list((tmp_path / FOLDER).iterdir()) == []
+
+
+def test_what_cannot_be_understood_is_not_removed_by_looking(tmp_path):
+    (tmp_path / FOLDER / f"x.{owner.nobody()}").mkdir(parents=True)
+    assert left_behind(tmp_path) == []
+    assert len(list((tmp_path / FOLDER).iterdir())) == 1
+
+
+def test_what_can_be_understood_is_not_swept_away(tmp_path):
+    abandoned(tmp_path, (0, 10))
+    sweep(tmp_path)
+    assert len(left_behind(tmp_path)) == 1
+
+
+def test_what_another_machine_has_begun_a_moment_ago_is_not_swept_away(tmp_path):
+    (tmp_path / FOLDER / f"x.{ELSEWHERE}").mkdir(parents=True)
+    sweep(tmp_path)
+    assert len(list((tmp_path / FOLDER).iterdir())) == 1
+
+
+def test_of_what_was_left_before_the_last_boot_only_what_is_on_the_disk_is_believed(tmp_path):
+    part = begin(tmp_path, FILE)
+    write(part, 0, 10)
+    part.sync()
+    write(part, 10, 20)
+    part.leave()
+    part.folder.rename(part.folder.with_suffix(f".{owner.NOBODY}-{'0' * 12}-01234567"))
+    (kept,) = left_behind(tmp_path)
+    assert (kept.gone, kept.done) == (True, ((0, 10),))
+
+
+def test_a_copy_ends_when_it_is_asked_to(tmp_path):
+    abandoned(tmp_path, (0, 10), by=ELSEWHERE)
+    (kept,) = left_behind(tmp_path)
+    stop = threading.Event()
+    stop.set()
+    assert kept.copied(stop).nbytes == 0
+
+
+def test_the_folder_may_be_tidied_away_while_a_partial_is_made_in_it(tmp_path, monkeypatch):
+    real, tidied = type(tmp_path).mkdir, []
+
+    def mkdir(path, *args, **how):
+        if path.parent.name == FOLDER and path.parent.exists() and not tidied:
+            tidied.append(path)
+            tidy(tmp_path)
+        real(path, *args, **how)
+
+    monkeypatch.setattr(type(tmp_path), "mkdir", mkdir)
+    for _ in range(2):
+        begin(tmp_path, FILE)
+    assert tidied
+
+
+def test_what_is_synced_is_noted_in_no_other_journal(tmp_path, monkeypatch):
+    one = begin(tmp_path, FILE)
+    write(one, 0, 10)
+    other = []
+
+    def leave_and_begin(file):
+        os.fsync(file)
+        one.leave()
+        other.append(begin(tmp_path, FILE))  # which gets the numbers of the files that were closed
+
+    monkeypatch.setattr(partial, "_sync_data", leave_and_begin)
+    with pytest.raises(DiskError):
+        one.sync()
+    assert "synced" not in (other[0].folder / "journal").read_text()
 
 
 def test_ranges_that_the_data_do_not_have_are_not_believed(tmp_path):

@@ -2,20 +2,23 @@
 
 import contextlib
 import errno
+import struct
 import time
 
+import asyncssh
 import pytest
 
+from embmerge.demo.server import Home
 from embmerge.errors import ConnectionLost
-from embmerge.remote.sftp import Read, RemoteStat, SftpChannel
+from embmerge.remote.sftp import Read, RemoteStat, SftpChannel, WireError
 from tests.syncing import Lab
 
 both_servers = pytest.mark.parametrize("sshd", [None, {}], ids=["embedded", "OpenSSH"])
 
 
 @contextlib.contextmanager
-def channel_to(tmp_path, sshd=None, *, stall_timeout=5.0, **relay):
-    with Lab(tmp_path, sshd=sshd, relay=relay) as lab:
+def channel_to(tmp_path, sshd=None, *, stall_timeout=5.0, home=Home, **relay):
+    with Lab(tmp_path, sshd=sshd, home=home, relay=relay) as lab:
         cluster = lab.cluster(lab.settings())
         cluster.connect()
         channel = SftpChannel(cluster.connection.transport, stall_timeout=stall_timeout)
@@ -105,3 +108,27 @@ def test_a_silent_line_is_a_lost_connection(tmp_path):
         lab.relay.freeze()
         with pytest.raises(ConnectionLost, match=r"no byte for 0\.3 s"):
             channel.stats(["/out"])
+
+
+class CutShort(Home):
+    """A server whose attributes end before they are complete."""
+
+    def stat(self, _path):
+        class Attributes(asyncssh.SFTPAttrs):
+            def encode(self, _version):
+                return struct.pack(">I", 0xD) + bytes(2)
+
+        return Attributes()
+
+
+def test_attributes_that_are_cut_short_are_no_sftp(tmp_path):
+    with channel_to(tmp_path, home=CutShort) as (_lab, channel), pytest.raises(WireError):
+        channel.stats(["/out"])
+
+
+def test_a_silent_line_is_closed_for_whoever_comes_next(tmp_path):
+    with channel_to(tmp_path, stall_timeout=0.5) as (lab, channel):
+        lab.relay.freeze()
+        with pytest.raises(ConnectionLost):
+            channel.stats(["/out"])
+        assert not channel._transport.is_active()

@@ -8,18 +8,21 @@ import threading
 
 import pytest
 
+from embmerge import atomic
+from embmerge.demo.server import Home
 from embmerge.errors import ConnectError, DiskError, Interrupted, LocalDataError, RemoteDataError
 from embmerge.events import (
     ClusterDone,
     ClusterFailed,
     Queued,
+    Retrying,
     ShardFetched,
     ShardSkipped,
     ShardStarted,
     SyncStarted,
     Warned,
 )
-from embmerge.remote import gate, retry, transfer
+from embmerge.remote import gate, manifest, retry, transfer
 from embmerge.remote.gate import Gate
 from embmerge.remote.landing import Landing
 from embmerge.remote.pace import Pace
@@ -177,6 +180,20 @@ def test_the_manifest_says_where_each_shard_came_from(lab):
     assert entry["size"] == path.stat().st_size
 
 
+def test_the_manifest_does_not_wait_for_a_line_that_is_frozen(lab, monkeypatch):
+    lab.shards(1)
+    write_shard(lab.remote / "cluster0_gpu9.pkl", start=64, rows=12_000)
+    written = threading.Event()
+    monkeypatch.setattr(manifest, "record", lambda _folder, **what: written.set() if what.get("shards") else None)
+    lab.relay.rate = 16 * MB
+    lab.relay.call_after(4 * MB, lab.relay.freeze)
+    syncing = threading.Thread(target=lambda: pytest.raises(Interrupted, lab.sync, connections=1, stall_timeout=30))
+    syncing.start()
+    assert written.wait(10)
+    lab.stop.set()
+    syncing.join()
+
+
 def test_the_manifest_has_the_sha256_of_the_bytes(lab):
     (path,) = lab.shards(1, rows=5000)
     lab.sync(connections=4)
@@ -242,6 +259,75 @@ def test_free_disk_is_checked_before_the_first_byte(lab):
     with pytest.raises(DiskError, match="free"):
         lab.sync()
     assert not lab.seen(ShardStarted)
+
+
+def of_another_container(lab, path):
+    """Half of a shard, begun by a run of which nothing can be known here."""
+    facts = {"cluster": "a", "name": path.name, "path": f"/out/{path.name}"}
+    facts |= {"nbytes": path.stat().st_size, "mtime": int(path.stat().st_mtime)}
+    half = facts["nbytes"] // 2
+    folder = lab.local / ".partial" / f"{path.name}.0123456789ab-77-1234-0"
+    folder.mkdir(parents=True)
+    (folder / "data").write_bytes(path.read_bytes()[:half])
+    (folder / "journal").write_text(f'{json.dumps(facts)}\n[0, {half}]\n{{"synced": [[0, {half}]]}}\n')
+    return half
+
+
+def test_what_another_container_has_begun_is_copied_and_gone_on_with(lab):
+    (path,) = lab.shards(1, rows=2000)
+    half = of_another_container(lab, path)
+    result = lab.sync()
+    assert result.clusters[0].received == path.stat().st_size - half
+    assert lab.same()
+
+
+def test_free_disk_is_checked_for_what_is_copied_too(lab, monkeypatch):
+    (path,) = lab.shards(1, rows=2000)
+    of_another_container(lab, path)
+    asked = []
+    monkeypatch.setattr(atomic, "need", lambda _folder, nbytes: asked.append(nbytes))
+    lab.sync()
+    assert asked[0] >= path.stat().st_size + MB  # which is left over
+
+
+def test_a_stop_is_heard_while_a_partial_is_copied(lab, monkeypatch):
+    (path,) = lab.shards(1, rows=9000)
+    of_another_container(lab, path)
+    pieces = []
+
+    def pread(file, length, at):
+        pieces.append(at)
+        lab.stop.set()
+        return really(file, length, at)
+
+    really = os.pread
+    monkeypatch.setattr(os, "pread", pread)
+    with pytest.raises(Interrupted):
+        lab.sync()
+    assert len(pieces) == 1
+
+
+def test_a_dry_run_removes_nothing(lab):
+    lab.shards(1)
+    odd = lab.local / ".partial" / "x.left-00"
+    odd.mkdir(parents=True)
+    lab.sync(dry_run=True)
+    assert odd.exists()
+    lab.sync()
+    assert not odd.exists()
+
+
+def test_a_session_that_dies_again_and_again_is_tried_again_after_pauses(tmp_path):
+    class Dying(Home):
+        def __init__(self, chan):
+            super().__init__(chan)
+            chan.get_connection().abort()
+
+    with Lab(tmp_path, home=Dying) as lab:
+        lab.sync(retries=2)
+    pauses = [event.pause for event in lab.seen(Retrying)]
+    assert len(pauses) == 2
+    assert all(pauses)
 
 
 def test_a_file_that_is_no_shard_is_not_taken(lab):
@@ -310,6 +396,24 @@ def test_checksum_without_a_shell_is_a_connect_error(tmp_path):
     assert isinstance(result.error, ConnectError)
     assert result.error.exit_code == 3
     assert "no shell with sha256sum" in result.error.message
+
+
+@pytest.mark.parametrize("when", [1, 2])
+def test_a_line_that_drops_while_checksums_are_asked_for_is_opened_again(tmp_path, when):
+    lab, calls = Lab(tmp_path), itertools.count(1)
+    really = lab.server._shell
+
+    async def shell(process):
+        if next(calls) == when:
+            process.get_extra_info("connection").abort()
+        else:
+            await really(process)
+
+    lab.server._shell = shell
+    with lab:
+        lab.shards(2)
+        assert lab.sync(checksum=True).error is None
+        assert lab.seen(Retrying)
 
 
 @pytest.mark.parametrize(("count", "rows"), [(40, 100), (1, 9000)])

@@ -3,14 +3,16 @@
 import contextlib
 import threading
 
+import asyncssh
 import pytest
 
-from embmerge.demo.server import Home
-from embmerge.errors import ConnectError
+from embmerge.demo.server import Accounts, Home
+from embmerge.errors import ConnectError, DiskError
 from embmerge.events import Detail, Retrying, Warned
 from embmerge.remote import retry
+from embmerge.remote.partial import Partial
 from embmerge.remote.transfer import lanes
-from tests.syncing import MB, Lab
+from tests.syncing import MB, Lab, write_shard
 
 both_ways = pytest.mark.parametrize("transfer", ["fast", "plain"])
 
@@ -88,10 +90,52 @@ def test_checksums_of_openssh_are_compared(tmp_path):
         assert lab.same()
 
 
-def test_a_server_without_sftp_is_a_connect_error(tmp_path):
-    with openssh(tmp_path, "ForceCommand /bin/false") as lab:
+@both_ways
+@pytest.mark.parametrize("lines", [[], ["Subsystem sftp /bin/false"]], ids=["no subsystem", "one that ends at once"])
+def test_a_server_without_sftp_is_told_at_once(tmp_path, transfer, lines):
+    lab = Lab(tmp_path, sshd={})
+    lab.server.lines = [line for line in lab.server.lines if not line.startswith("Subsystem")] + lines
+    with lab:
         lab.shards(1)
-        assert lab.sync(retries=0).error.exit_code == 3
+        result = lab.sync(transfer=transfer)
+        assert result.error.exit_code == 3
+        assert "it has no SFTP there" in result.error.message
+        assert lab.seen(Retrying) == []
+
+
+def test_a_line_that_drops_is_tried_again_where_further_connections_get_no_session(tmp_path, monkeypatch):
+    granted, really = [], asyncssh.SSHServerConnection._process_session_open
+
+    def grant(connection, packet):
+        if granted and granted[-1] is not connection and not granted[-1].is_closed():
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, "too many sessions")
+        granted.append(connection)
+        return really(connection, packet)
+
+    monkeypatch.setattr(asyncssh.SSHServerConnection, "_process_session_open", grant)
+    with Lab(tmp_path, relay={"delay": 0.01}) as lab:
+        lab.shards(2, rows=20_000)
+        lab.relay.rate = 16 * MB
+        lab.relay.call_after(20 * MB, lab.relay.cut)
+        assert lab.sync(connections=3).error is None
+        assert len(lab.same()) == 2
+        assert len(lab.seen(Retrying)) == 1
+
+
+def test_a_password_that_is_refused_for_further_connections_is_not_tried_again(tmp_path):
+    tries = []
+
+    class Once(Accounts):
+        def validate_password(self, _username, _password):
+            tries.append(None)
+            return len(tries) == 1
+
+    with Lab(tmp_path, relay={"delay": 0.01}) as lab:
+        lab.server._accounts = lambda: Once({"user": "secret"})
+        lab.shards(2, rows=20_000)
+        lab.relay.rate = 30 * MB
+        assert lab.sync(connections=3).error is None
+        assert len(tries) == 3
 
 
 def test_a_restart_of_sshd_costs_a_retry(tmp_path):
@@ -136,3 +180,26 @@ def test_connections_that_drop_are_told_in_detail(tmp_path):
         lab.relay.cut_after(2 * MB)
         assert lab.sync(connections=1).error is None
         assert any("connection lost" in event.text for event in lab.seen(Detail))
+
+
+def test_a_disk_that_fails_while_the_line_is_waited_for_is_what_is_told(tmp_path, monkeypatch):
+    waiting = threading.Event()
+    with Lab(tmp_path) as lab:
+        lab.shards(1)
+        write_shard(lab.remote / "cluster0_gpu9.pkl", start=64, rows=12_000, seed=3)
+        monkeypatch.setattr(retry, "FIRST_PAUSE", 5.0)
+        monkeypatch.setattr(lab, "see", lambda event: waiting.set() if isinstance(event, Retrying) else None)
+
+        def full(_self, _target):
+            waiting.wait(20)
+            raise DiskError("No space left on device")
+
+        def cut():
+            lab.relay.cut()
+            lab.relay.refuse()
+
+        monkeypatch.setattr(Partial, "promote", full)
+        lab.relay.rate = 16 * MB
+        lab.relay.call_after(6 * MB, cut)
+        with pytest.raises(DiskError):
+            lab.sync(connections=1)

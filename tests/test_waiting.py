@@ -1,5 +1,6 @@
 """Waiting for workers, against a real SSH server whose files change between two looks."""
 
+import itertools
 import json
 import pickle
 import threading
@@ -187,3 +188,18 @@ def test_a_line_that_drops_between_two_looks_is_opened_again(waited):
         write(waited.folder, 1)
 
     assert waited(drop).ok
+
+
+def test_a_line_that_drops_while_workers_are_looked_for_is_opened_again(waited, monkeypatch):
+    write(waited.folder, 0)
+    looks = itertools.count(1)
+    really = Cluster.listing
+
+    def listing(cluster):
+        if next(looks) == 2:  # the first is the survey's
+            cluster.connection.transport.close()
+        return really(cluster)
+
+    monkeypatch.setattr(Cluster, "listing", listing)
+    assert waited(lambda: write(waited.folder, 1)).ok
+    assert waited.pauses

@@ -19,6 +19,7 @@ from embmerge.remote.cluster import Cluster, RemoteFile
 _AT_ONCE = 32  # files a command, so that a command line never gets too long
 _SLOWEST = 5 << 20  # bytes a second that a cluster's disk reads at least
 _LOOK_AROUND = 0.05
+_MOMENT = 1.0  # seconds
 _BLOCK = 1 << 20
 _LINE = re.compile(r"\\?([0-9a-f]{64}) [ *]")
 
@@ -29,7 +30,7 @@ def remote_sums(
     """The sha256 of each file by its name, by `sha256sum` on the cluster.
 
     Raises `ConnectError` where there is no shell or no such program (one that is silent for `timeout` seconds counts as
-    none), `RemoteDataError` for a file that it cannot read.
+    none), `RemoteDataError` for a file that it cannot read, and `ConnectionLost`.
     """
     probe = _run(cluster, "sha256sum < /dev/null", timeout, stop)
     if not probe or not _LINE.match(probe[1]):
@@ -44,7 +45,9 @@ def remote_sums(
         command = " ".join(["sha256sum", "--", *(shlex.quote(file.path) for file in some)])
         answer = _run(cluster, command, patience, stop)
         if not answer:
-            raise ConnectionLost(f"{cluster.name}: sha256sum gave no answer for {patience:.0f} s")
+            raise ConnectError(
+                f"{cluster.name}: sha256sum gave no answer for {patience:.0f} s", hint="is the disk there very busy?"
+            )
         lines = [match[1] for line in answer[1].splitlines() if (match := _LINE.match(line))]
         if not answer[0] or len(lines) != len(some):
             raise RemoteDataError(
@@ -90,8 +93,13 @@ def _local_sum(path: Path, stop: threading.Event) -> str:
 
 
 def _run(cluster: Cluster, command: str, timeout: float, stop: threading.Event) -> tuple[bool, str, str] | None:
-    """Whether `command` succeeded, its stdout and its stderr; None if it does not end or cannot be run."""
+    """Whether `command` succeeded, its stdout and its stderr; None if it does not end or cannot be run.
+
+    Raises `ConnectionLost`.
+    """
     deadline = time.monotonic() + timeout
+    transport = cluster.connection.transport
+    result = None
     try:
         promise = cluster.connection.run(command, hide=True, warn=True, asynchronous=True)
         while not promise.runner.process_is_finished:
@@ -100,6 +108,11 @@ def _run(cluster: Cluster, command: str, timeout: float, stop: threading.Event) 
                 return None
             time.sleep(_LOOK_AROUND)
         result = promise.join()
-    except Exception:  # noqa: BLE001  Fabric's, Invoke's and paramiko's ways to say that there is no shell
-        return None
-    return result.ok, result.stdout, result.stderr
+    except Exception:  # noqa: BLE001, S110  Fabric's, Invoke's and paramiko's ways to say that there is no shell
+        pass
+    if result and result.ok:
+        return True, result.stdout, result.stderr
+    transport.join(_MOMENT)  # a command that failed, or a line that is gone and will be known to be in a moment
+    if not transport.is_active():
+        raise ConnectionLost(f"{cluster.name}: the connection was lost while sha256sum was at work")
+    return (False, result.stdout, result.stderr) if result else None

@@ -13,7 +13,7 @@ from embmerge.events import Event, HostKeyAccepted
 from embmerge.plaintext import duration, printable, size
 from embmerge.remote.cluster import Cluster, Listing
 from embmerge.remote.credentials import SUFFIX, Credentials, load_credentials
-from embmerge.remote.firsthop import Hop, first_hop
+from embmerge.remote.firsthop import first_hop
 from embmerge.remote.ladder import Ladder, Rung
 from embmerge.remote.login import Ask
 from embmerge.remote.plan import local_files
@@ -46,7 +46,7 @@ class Climb:
     def climb(self, reached: list[Reached]) -> None:
         """Go up as far as it holds; the cluster is among `reached` once its remote directory could be listed."""
         credentials = self._credentials()
-        self._line(first_hop(credentials, self.settings))
+        self._line(credentials)
         cluster = Cluster(credentials, self.settings, observer=self._listen, stop=self.stop, ask=self.ask)
         self.open_clusters.callback(cluster.close)
         ssh = _command("ssh", credentials)
@@ -72,6 +72,7 @@ class Climb:
         path = self.settings.credentials / f"{self.name}{SUFFIX}"
         with self._rung("credentials file", f"ls -l {quote(str(path.parent))}") as found:
             credentials = load_credentials(self.name, self.settings.credentials)
+            first_hop(credentials, self.settings)  # which reads those of the gateway
             user = f"{credentials.username}@" if credentials.username else ""
             found.append(f"{path}: {user}{credentials.address}")
         mode = stat.S_IMODE(path.stat().st_mode)
@@ -83,8 +84,9 @@ class Climb:
             self.ladder.add(Rung(self.name, "permissions", ok=True, text=f"{mode:o}, nobody else may read it"))
         return credentials
 
-    def _line(self, hop: Hop | None) -> None:
-        """Name, TCP and banner of the machine that we connect to first; None if a command of the person's does that."""
+    def _line(self, credentials: Credentials) -> None:
+        """Name, TCP and banner of the machine that we connect to first, unless a command of the person's does that."""
+        hop = first_hop(credentials, self.settings)
         if hop is None:
             for rung in ("name resolution", "TCP", "SSH banner"):
                 self.ladder.add(Rung(self.name, rung, ok=True, text="left to the ProxyCommand of ~/.ssh/config"))

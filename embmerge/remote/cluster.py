@@ -22,11 +22,11 @@ from embmerge.remote.blocks import EDGE, Blocks, Unknown
 from embmerge.remote.credentials import Credentials
 from embmerge.remote.login import Ask, Door
 from embmerge.remote.retry import persistently
-from embmerge.remote.sftp import RemoteStat, SftpChannel, WireError, is_over, time_limit
+from embmerge.remote.sftp import RemoteStat, SftpChannel, WireError, beginning, is_over
 from embmerge.settings import Settings
 from embmerge.shard import SHARD_NAME, ShardHeader, read_header
 
-_CHECKPOINT = re.compile(r"cluster\d{1,9}_gpu\d{1,9}_checkpoint_\d{1,12}\.pkl")
+CHECKPOINT_NAME = re.compile(r"(cluster\d{1,9}_gpu\d{1,9})_checkpoint_(\d{1,12})\.pkl")  # worker, rows so far
 _ROUNDS = 8  # of further blocks for shards that are laid out otherwise
 _SHOWN = 5  # names in a message
 _AT_FIRST = 1  # retries of a host that was never reached
@@ -140,15 +140,20 @@ class Cluster:
         return _AT_FIRST if isinstance(error, Unreached) and not self._reached else self._settings.retries
 
     def another(self) -> fabric.Connection:
-        """One more authenticated connection; the caller closes it. Raises as `connect`, without trying again."""
+        """One more authenticated connection; the caller hangs it up. Raises as `connect`, without trying again."""
         if self.single:
             raise ConnectError(f"{self.name}: another connection would need another code")
         return self._door.connect()
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up, also where we came through."""
         if self._connection is not None:
-            self._connection.close()
+            self._door.hang_up(self._connection)
+        self._door.close()
+
+    def hang_up(self, connection: fabric.Connection) -> None:
+        """Close a connection that `another` gave."""
+        self._door.hang_up(connection)
 
     @contextmanager
     def sftp(self) -> Iterator[paramiko.SFTPClient]:
@@ -156,7 +161,7 @@ class Cluster:
         self._let_go()  # a server may grant one session at a time
         transport, limit = self.connection.transport, self._settings.stall_timeout
         try:
-            with time_limit(transport, limit):
+            with beginning(transport, limit):
                 client = paramiko.SFTPClient.from_transport(transport)
             if client is None:
                 raise ConnectionLost(f"{self.name}: the connection was lost")
@@ -169,10 +174,7 @@ class Cluster:
                         raise EOFError(str(error)) from error
                     raise
         except paramiko.ChannelException as error:
-            raise ConnectError(
-                f"{self.name}: the server opens no session: {printable(error.text)}",
-                hint="ask who runs it about MaxSessions in sshd_config",
-            ) from error
+            raise no_session(self.name, error) from error
         except (TimeoutError, EOFError, ConnectionError, paramiko.SSHException) as error:
             text = printable(str(error)) or "closed by the server"
             raise ConnectionLost(f"{self.name}: connection lost: {text}", hint="run it again") from error
@@ -192,7 +194,7 @@ class Cluster:
             file = RemoteFile(self.name, name, posixpath.join(directory, name), facts.nbytes, facts.mtime)
             if SHARD_NAME.fullmatch(name) and facts.regular:
                 shards.append(file)
-            elif _CHECKPOINT.fullmatch(name) and facts.regular:
+            elif CHECKPOINT_NAME.fullmatch(name) and facts.regular:
                 checkpoints.append(file)
             else:
                 others.append(printable(name, 80) + ("/" if facts.directory else ""))
@@ -310,7 +312,7 @@ class Cluster:
         try:
             return SftpChannel(self.connection.transport, stall_timeout=self._settings.stall_timeout)
         except paramiko.ChannelException as error:
-            raise ConnectError(f"{self.name}: the server opens no session: {printable(error.text)}") from error
+            raise no_session(self.name, error) from error
 
     def headers(self, files: Sequence[RemoteFile]) -> Iterator[tuple[RemoteFile, ShardHeader | ShardError]]:
         """The header of each file, or why it has none; some 16 KB of each cross the network, all at once.
@@ -369,7 +371,7 @@ class Cluster:
 
     def _header(self, source: Any, file: RemoteFile) -> ShardHeader | ShardError:
         try:
-            prefix = bool(_CHECKPOINT.fullmatch(file.name))
+            prefix = bool(CHECKPOINT_NAME.fullmatch(file.name))
             return read_header(source, file.nbytes, file.name, cluster=self.name, prefix=prefix)
         except ShardError as error:
             return error
@@ -379,6 +381,14 @@ class Cluster:
         return ShardError(
             f"{printable(file.name)} cannot be read: {why}", hint=f"on the cluster: ls -l {quote(printable(file.path))}"
         )
+
+
+def no_session(name: str, error: paramiko.ChannelException) -> ConnectError:
+    """The error for a server that lets us in, and then opens no session or runs no SFTP in it."""
+    return ConnectError(
+        f"{name}: the server opens no session: {printable(error.text)}",
+        hint="ask who runs it about MaxSessions and Subsystem sftp in sshd_config",
+    )
 
 
 def _facts(entry: paramiko.SFTPAttributes) -> RemoteStat:

@@ -9,6 +9,9 @@ from embmerge.errors import ConnectError, ConnectionLost, EmbmergeError, LoginEr
 from embmerge.plaintext import printable
 from embmerge.remote.hostkeys import KnownHosts
 
+# RFC 4254, 5.1: why a channel was not opened; a machine behind the gateway that is starting again is no refusal
+_CONNECT_FAILED, _RESOURCE_SHORTAGE = 2, 4
+
 
 def explained(  # noqa: PLR0911  a table, with a row for each
     error: BaseException, hop: fabric.Connection, hosts: KnownHosts, name: str
@@ -23,7 +26,10 @@ def explained(  # noqa: PLR0911  a table, with a row for each
             hint="is the address spelled right, is the VPN up? invoke doctor tells more",
         )
     if isinstance(error, paramiko.ChannelException):
-        return ConnectError(f"{name}: the gateway does not let us through to {where}: {printable(error.text)}")
+        passes = error.code in (_CONNECT_FAILED, _RESOURCE_SHORTAGE)
+        return (Unreached if passes else ConnectError)(
+            f"{name}: the gateway does not let us through to {where}: {printable(error.text)}"
+        )
     if isinstance(error, TimeoutError):
         return ConnectionLost(f"{name}: time-out: no answer from {where}", hint="is the VPN up? is a firewall between?")
     if isinstance(error, ConnectionRefusedError | paramiko.ssh_exception.NoValidConnectionsError):

@@ -1,9 +1,13 @@
 """Which machine is connected to first: the cluster itself, or the gateway on the way to it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import fabric
+import paramiko
 
+from embmerge.errors import CredentialsError
+from embmerge.plaintext import printable
 from embmerge.remote.credentials import SUFFIX, Credentials, load_credentials
 from embmerge.settings import Settings
 
@@ -20,7 +24,8 @@ class Hop:
 def first_hop(credentials: Credentials, settings: Settings) -> Hop | None:
     """The first machine on the way, by the credentials and `~/.ssh/config`; None behind a ProxyCommand.
 
-    Raises `CredentialsError` if the gateway's own credentials are broken. Nothing is connected.
+    Raises `CredentialsError` for an address that is none, and if the gateway's own credentials are broken. Nothing is
+    connected.
     """
     seen = {credentials.name}
     what = ""
@@ -31,9 +36,16 @@ def first_hop(credentials: Credentials, settings: Settings) -> Hop | None:
             credentials = load_credentials(name, settings.credentials)
         else:
             credentials = Credentials(name=name, address=name)
-    hop = fabric.Connection(
-        credentials.address, user=credentials.username, port=credentials.port, config=fabric.Config()
-    )
+    hop = described(credentials, config=fabric.Config())
     while isinstance(hop.gateway, fabric.Connection):
         hop, what = hop.gateway, "gateway "
     return None if hop.gateway else Hop(hop.host, hop.port, what)
+
+
+def described(credentials: Credentials, **more: Any) -> fabric.Connection:
+    """The connection, not yet open, with everything that `~/.ssh/config` says about it. Raises `CredentialsError`."""
+    given = credentials
+    try:
+        return fabric.Connection(given.address, user=given.username, port=given.port, **more)
+    except (ValueError, paramiko.SSHException) as error:
+        raise CredentialsError(f"{given.name}: {printable(given.address)} cannot be an address: {error}") from None

@@ -5,9 +5,12 @@ failures" where an agent holds many keys, and it asks for second factors on its 
 password or key that was given is all that is tried.
 """
 
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import fabric
 import paramiko
@@ -18,6 +21,7 @@ from embmerge.events import Detail, Observer
 from embmerge.plaintext import printable
 from embmerge.remote.credentials import SUFFIX, Credentials, load_credentials
 from embmerge.remote.explained import explained
+from embmerge.remote.firsthop import described
 from embmerge.remote.hostkeys import KnownHosts
 from embmerge.remote.transport import transport_factory
 from embmerge.settings import Settings
@@ -44,6 +48,8 @@ class Door:
     route: tuple[str, ...] = ()  # the clusters that this one is the gateway of
     _secret: str | None = field(default=None, repr=False)
     _gateway: "fabric.Connection | None" = field(default=None, repr=False)
+    _beyond: "Door | None" = field(default=None, repr=False)  # the gateway's own
+    _one_gateway: threading.Lock = field(default_factory=threading.Lock, repr=False)  # for all connections
 
     @property
     def address(self) -> str:
@@ -62,44 +68,63 @@ class Door:
         hops = [connection]
         while isinstance(hops[-1].gateway, fabric.Connection):
             hops.append(hops[-1].gateway)
-        for hop in reversed(hops):  # the first one first: each is the way to the next
-            if not hop.is_connected:
-                self._open(hop, hosts, own=hop is connection)
+        try:
+            for hop in reversed(hops):  # the first one first: each is the way to the next
+                if not hop.is_connected:
+                    self._open(hop, hosts, own=hop is connection)
+        except BaseException:
+            self.hang_up(connection)
+            raise
         return connection
 
     def _connection(self) -> fabric.Connection:
         """The connection, not yet open, with everything that `~/.ssh/config` says about it."""
         given = self.credentials
         config = fabric.Config(overrides={"timeouts": {"connect": None}})
-        gateway = self._through()
-        try:
-            return fabric.Connection(
-                given.address, user=given.username, port=given.port, config=config, gateway=gateway, connect_kwargs={}
-            )
-        except (ValueError, paramiko.SSHException) as error:
-            raise CredentialsError(f"{given.name}: {printable(given.address)} cannot be an address: {error}") from None
+        return described(given, config=config, gateway=self._through(), connect_kwargs={})
+
+    def hang_up(self, connection: fabric.Connection) -> None:
+        """Close a connection, and the hops that `~/.ssh/config` put before it; the common gateway stays."""
+        hop: Any = connection
+        while isinstance(hop, fabric.Connection) and hop is not self._gateway:
+            with suppress(OSError, EOFError, paramiko.SSHException):  # the line may be gone
+                hop.close()
+                hop.client.close()  # the former does nothing before a login is complete
+            hop = hop.gateway
+
+    def close(self) -> None:
+        """Close the common gateway, and what leads to it."""
+        if self._beyond:
+            if self._gateway:
+                self._beyond.hang_up(self._gateway)
+            self._beyond.close()
 
     def _through(self) -> "fabric.Connection | None":
         """The connection to the gateway that the credentials name; the one we have, if it still stands."""
-        name = self.credentials.gateway
-        if not name:
+        if not self.credentials.gateway:
             return None
-        if self._gateway is None or not self._gateway.is_connected:
-            if (self.settings.credentials / f"{name}{SUFFIX}").exists():
-                route = (*self.route, self.credentials.name)
-                if name in route:
-                    raise CredentialsError(
-                        f"the gateways go in a circle: {' → '.join((*route, name))}",
-                        hint=f"remove `gateway` from the credentials of {name}",
-                    )
-                credentials = load_credentials(name, self.settings.credentials, self.observer)
-            else:
-                credentials = Credentials(name=name, address=name)
-            route = (*self.route, self.credentials.name)
-            door = Door(credentials, self.settings, self.observer, self.ask, route=route)
-            self._gateway = door.connect()
-            self.asked = self.asked or door.asked
-        return self._gateway
+        with self._one_gateway:
+            self._beyond = self._beyond or self._gateway_door(self.credentials.gateway)
+            if self._gateway is None or not self._gateway.is_connected:
+                if self._gateway:
+                    self._beyond.hang_up(self._gateway)
+                self._gateway = self._beyond.connect()
+                self.asked = self.asked or self._beyond.asked
+            return self._gateway
+
+    def _gateway_door(self, name: str) -> "Door":
+        """How to get in to the gateway: a cluster with credentials of its own, or any host."""
+        route = (*self.route, self.credentials.name)
+        if (self.settings.credentials / f"{name}{SUFFIX}").exists():
+            if name in route:
+                raise CredentialsError(
+                    f"the gateways go in a circle: {' → '.join((*route, name))}",
+                    hint=f"remove `gateway` from the credentials of {name}",
+                )
+            credentials = load_credentials(name, self.settings.credentials, self.observer)
+        else:
+            credentials = Credentials(name=name, address=name)
+        return Door(credentials, self.settings, self.observer, self.ask, route=route)
 
     def _open(self, hop: fabric.Connection, hosts: KnownHosts, *, own: bool) -> None:
         settings, where = self.settings, f"{hop.host}:{hop.port}"
@@ -116,11 +141,7 @@ class Door:
         hosts.guard(hop.client)
         try:
             hop.open()
-        except EmbmergeError:
-            hop.close()
-            raise
-        except BaseException as error:
-            hop.close()
+        except Exception as error:
             if meant := explained(error, hop, hosts, self.credentials.name):
                 raise meant from error
             raise

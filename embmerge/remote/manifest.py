@@ -10,6 +10,7 @@ rename, so that of two runs at the same time one may miss the other's last entry
 """
 
 import json
+import math
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -50,7 +51,7 @@ def read(directory: Path) -> Manifest:
         raw = json.loads((directory / NAME).read_bytes())
         shards, rates = raw["shards"], raw.get("rates", {})
         entries = {str(name): entry for name, value in shards.items() if (entry := _entry(value))}
-        return Manifest(entries, {str(name): float(rate) for name, rate in rates.items()})
+        return Manifest(entries, {str(name): float(rate) for name, rate in rates.items() if _is_rate(rate)})
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return Manifest()
 
@@ -68,6 +69,10 @@ def record(
             "shards": {name: asdict(entry) for name, entry in sorted({**entries, **(shards or {})}.items())},
         }
         atomic.write_bytes(directory / NAME, json.dumps(document, indent=1).encode() + b"\n")
+
+
+def _is_rate(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 < value < math.inf
 
 
 def _entry(value: Any) -> Entry | None:

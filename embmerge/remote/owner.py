@@ -15,7 +15,7 @@ import subprocess
 from pathlib import Path
 
 NOBODY = "left"  # of a partial that its run has left in order
-_OWNER = re.compile(r"([0-9a-f]{12})-(\d{1,10})-(\w{1,40})-\d{1,10}")
+_OWNER = re.compile(rf"(?:{NOBODY}-)?([0-9a-f]{{12}})-(?:(\d{{1,10}})-(\w{{1,40}})-\d{{1,10}}|[0-9a-f]{{8}})")
 _number = itertools.count()
 
 
@@ -25,8 +25,8 @@ def this_process() -> str:
 
 
 def nobody() -> str:
-    """The name of no owner."""
-    return f"{NOBODY}-{secrets.token_hex(4)}"
+    """The name of no owner, for what a process of this boot has left."""
+    return f"{NOBODY}-{_machine()}-{secrets.token_hex(4)}"
 
 
 def is_gone(owner: str) -> bool | None:
@@ -37,9 +37,16 @@ def is_gone(owner: str) -> bool | None:
     if owner.startswith(NOBODY):
         return True
     match = _OWNER.fullmatch(owner)
-    if not match or match[1] != _machine():
+    if not match or not match[2] or match[1] != _machine():
         return None
-    return _born(int(match[2])) != match[3]
+    born = _born(int(match[2]))
+    return None if born is None else born != match[3]
+
+
+def is_of_this_boot(owner: str) -> bool:
+    """Whether what the owner wrote is here even if it was never waited for: nobody has cut the power since."""
+    match = _OWNER.fullmatch(owner)
+    return match is not None and match[1] == _machine()
 
 
 @functools.cache
@@ -52,20 +59,36 @@ def _machine() -> str:
     return hashlib.sha256(here.encode()).hexdigest()[:12]
 
 
-def _born(pid: int) -> str:
-    """When process `pid` started, in whatever unit the system counts; '' if there is none."""
+def _born(pid: int) -> str | None:
+    """When process `pid` started, in whatever unit the system counts; '' if it has ended, None if that is kept from us.
+
+    A system may show nobody the processes of others (`hidepid` of /proc).
+    """
     if Path("/proc/self/stat").exists():
         try:
             text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
         except OSError:
-            return ""
+            return None if _runs(pid) else ""
         state, *rest = text.rpartition(")")[2].split()
         return "" if state in "ZX" else rest[18]  # a zombie runs no more
-    return re.sub(r"\W", "_", _first_line(["ps", "-o", "lstart=", "-p", str(pid)]))
+    born = re.sub(r"\W", "_", _first_line(["ps", "-o", "lstart=", "-p", str(pid)]))
+    return born or (None if _runs(pid) else "")
+
+
+def _runs(pid: int) -> bool:
+    """Whether there is a process `pid`, whoever it belongs to."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _first_line(command: list[str]) -> str:
+    plain = {**os.environ, "LC_ALL": "C", "TZ": "UTC"}  # the time that ps tells looks alike in every terminal
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603  ours
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False, env=plain)  # noqa: S603  ours
         return done.stdout.strip()
     return ""

@@ -7,6 +7,7 @@ go straight to whoever asked for them. Everything else, and every other cipher, 
 The cipher is that of RFC 5647 as OpenSSH uses it: 4 bytes of length in the clear, the packet, 16 bytes of tag.
 """
 
+import os
 import select
 import socket
 import struct
@@ -26,6 +27,7 @@ _AHEAD = 512 * 1024  # bytes of one receive
 _LONGEST = 256 * 1024  # bytes of a packet; OpenSSH's own limit (PACKET_MAX_SIZE)
 _SHORT = 4096  # bytes: an answer, rather than a part of a file
 _LENGTH, _TAG = 4, 16  # bytes
+_A_WHILE = 100  # milliseconds; as long as paramiko lets a socket wait, to look around
 _COUNTER = 1 << 64
 _HEAD = struct.Struct(">BBII")  # before the data of a channel: padding length, kind, channel, length
 
@@ -49,9 +51,13 @@ class ReadAhead:
         self._sock = sock
         self._buffer = memoryview(bytearray(_AHEAD))
         self._at = self._end = 0
+        # paramiko waits a tenth of a second for a ProxyCommand to fill all the room, and for ever when it has ended
+        self._pipe = sock.process.stdout.fileno() if isinstance(sock, paramiko.ProxyCommand) else None
         self._arrivals = select.poll()
         if isinstance(sock, socket.socket):
             self._arrivals.register(sock, select.POLLIN)
+        elif self._pipe is not None:
+            self._arrivals.register(self._pipe, select.POLLIN)
 
     def recv(self, nbytes: int) -> bytes:
         """As a socket's: waits only if nothing is here."""
@@ -94,6 +100,10 @@ class ReadAhead:
             received = self._sock.recv_into(room)
             if received < _SHORT:
                 _acknowledge(self._sock)
+        elif self._pipe is not None:
+            if not self._arrivals.poll(_A_WHILE):
+                raise TimeoutError
+            received = os.readv(self._pipe, [room])
         else:
             data = self._sock.recv(len(room))
             received = len(data)
@@ -102,7 +112,7 @@ class ReadAhead:
         return received
 
     def _has_come(self) -> bool:
-        if isinstance(self._sock, socket.socket):
+        if isinstance(self._sock, socket.socket) or self._pipe is not None:
             return bool(self._arrivals.poll(0))
         return isinstance(self._sock, paramiko.Channel) and bool(self._sock.recv_ready())
 

@@ -34,6 +34,7 @@ FOLDER = ".partial"
 FORGOTTEN = 24 * 3600.0  # seconds of silence after which a run of unknown fate counts as ended
 
 _COPY = 1 << 20
+_TRIES = 100  # to make a folder that another run removes at the same time
 _AT_ONCE = 1024  # parts that the system writes at once (IOV_MAX of Linux and macOS)
 _PATIENCE = 0.3  # seconds
 _CLOSED = -1
@@ -77,6 +78,7 @@ class Partial:
             done = list(self.done)
         with self._disk_errors():
             _sync_data(self._data)
+        with self._lock, self._disk_errors():
             self._note({"synced": done})
 
     def read(self, start: int, into: memoryview) -> int:
@@ -109,7 +111,7 @@ class Partial:
             try:
                 self._close()
                 with contextlib.suppress(OSError):
-                    self.folder.rename(_named(self.folder.parent, self.file.name, owner.nobody()))
+                    self.folder = self.folder.rename(_named(self.folder.parent, self.file.name, owner.nobody()))
             finally:
                 self._lock.release()
         return self.done.nbytes
@@ -161,9 +163,9 @@ class Kept:
         return Ranges(self.done).nbytes
 
     def resume(self) -> Partial | None:
-        """Make it this run's own; None if another run was quicker. Raises `DiskError`."""
+        """Make it this run's own; None if another run was quicker, or may still be at it. Raises `DiskError`."""
         if not self.gone:
-            return self._copy()
+            return None
         folder = _named(self.folder.parent, self.file.name, owner.this_process())
         try:
             self.folder.rename(folder)
@@ -176,42 +178,69 @@ class Kept:
         if self.gone or self.silent > FORGOTTEN:
             _remove(self.folder)
 
-    def _copy(self) -> Partial | None:
+    def copied(self, stop: threading.Event) -> "Kept":
+        """One like it that this run may take over: a copy, if nobody knows what became of the run that has begun it.
+
+        The copy ends early when `stop` is set, and where the original cannot be read. Raises `DiskError`.
+        """
+        if self.gone:
+            return self
+        copy = begin(self.folder.parent.parent, self.file)
         try:
-            source = (self.folder / "data").open("rb")
-        except OSError:
-            return None
-        with source:
-            partial = begin(self.folder.parent.parent, self.file)
+            for at, data in self._pieces(stop):
+                copy.write(at, [memoryview(data)])
+                copy.add(at, at + len(data))
+        finally:
+            copy.leave()
+        if not stop.is_set():
+            self.discard()
+        return Kept(copy.folder, self.file, tuple(copy.done), gone=True, silent=0.0)
+
+    def _pieces(self, stop: threading.Event) -> Iterator[tuple[int, bytes]]:
+        with contextlib.suppress(OSError), (self.folder / "data").open("rb") as source:
             for start, end in self.done:
                 for at in range(start, end, _COPY):
                     data = os.pread(source.fileno(), min(_COPY, end - at), at)
-                    partial.write(at, [memoryview(data)])
-                    partial.add(at, at + len(data))
-        self.discard()
-        return partial
+                    if stop.is_set() or not data:
+                        return
+                    yield at, data
 
 
 def begin(directory: Path, file: RemoteFile) -> Partial:
     """A new, empty partial below `directory`. Raises `DiskError`."""
     folder = _named(directory / FOLDER, file.name, owner.this_process())
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise DiskError(
-            f"cannot write {printable(str(folder.parent))}: {error.strerror}", hint="choose another --embeddings folder"
-        ) from error
+    for again in range(_TRIES, -1, -1):
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileNotFoundError:  # another run has just tidied up the folder above
+            if not again:
+                raise _unwritable(folder.parent, "it vanishes") from None
+        except OSError as error:
+            raise _unwritable(folder.parent, error.strerror) from error
     return Partial(folder, file, Ranges(), new=True)
+
+
+def _unwritable(folder: Path, why: str | None) -> DiskError:
+    return DiskError(f"cannot write {printable(str(folder))}: {why}", hint="choose another --embeddings folder")
 
 
 def left_behind(directory: Path) -> list[Kept]:
     """What other runs have begun in `directory` and may be taken over or copied, most complete first.
 
-    What a living run of this machine has is not among them. Folders in which nothing can be understood are removed
-    if their run has ended.
+    What a living run of this machine has is not among them, nor folders in which nothing can be understood.
     """
     found = [_look(folder) for folder in _folders(directory)]
     return sorted((kept for kept in found if kept), key=lambda kept: -kept.nbytes)
+
+
+def sweep(directory: Path) -> None:
+    """Remove folders in which nothing can be understood, if their run has ended."""
+    for folder in _folders(directory):
+        if not _look(folder):
+            gone = owner.is_gone(_owner(folder))
+            if gone or (gone is None and _silent(folder) > FORGOTTEN):
+                _remove(folder)
 
 
 def tidy(directory: Path) -> None:
@@ -221,23 +250,30 @@ def tidy(directory: Path) -> None:
 
 
 def _look(folder: Path) -> Kept | None:
-    gone = owner.is_gone(folder.suffix[1:])
+    gone = owner.is_gone(_owner(folder))
     if gone is False:
         return None
-    silent = 0.0
     try:
-        silent = time.time() - folder.stat().st_mtime
-        silent = time.time() - (folder / "journal").stat().st_mtime
         origin, *lines = _lines((folder / "journal").read_bytes())
         file = RemoteFile(**origin)
-        done = _trusted(lines, survived=gone is not None)
+        done = _trusted(lines, survived=owner.is_of_this_boot(_owner(folder)))
         if not _fits(done, min(file.nbytes, (folder / "data").stat().st_size)):
-            raise ValueError  # noqa: TRY301  as any other nonsense
+            return None
     except (OSError, TypeError, ValueError, LookupError, RecursionError):
-        if gone or silent > FORGOTTEN:
-            _remove(folder)
         return None
-    return Kept(folder, file, tuple(done), bool(gone), silent)
+    return Kept(folder, file, tuple(done), bool(gone), _silent(folder))
+
+
+def _owner(folder: Path) -> str:
+    return folder.suffix[1:]
+
+
+def _silent(folder: Path) -> float:
+    """Seconds since the last byte came to a partial."""
+    for path in (folder / "journal", folder):
+        with contextlib.suppress(OSError):
+            return time.time() - path.stat().st_mtime
+    return 0.0
 
 
 def _lines(raw: bytes) -> Iterator[Any]:

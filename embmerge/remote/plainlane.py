@@ -13,7 +13,7 @@ from embmerge.errors import ConnectionLost
 from embmerge.plaintext import printable
 from embmerge.remote.lane import LOOK_AROUND, file_problem
 from embmerge.remote.pace import Pace
-from embmerge.remote.sftp import RemoteStat, is_over, time_limit
+from embmerge.remote.sftp import RemoteStat, beginning, is_over
 from embmerge.remote.work import Download, Stretch, Work
 
 _BLOCK = 128 * 1024  # bytes that count as here at once; paramiko asks for 32 KB at a time
@@ -47,7 +47,7 @@ class PlainLane:
         self._stall_timeout = stall_timeout
         self.received = 0  # bytes of files
         self._client: Any = None
-        with time_limit(transport, stall_timeout), self._line():
+        with beginning(transport, stall_timeout), self._line():
             self._client = paramiko.SFTPClient.from_transport(transport)
         self._client.get_channel().settimeout(stall_timeout)
 

@@ -57,6 +57,12 @@ def resumable(kept: Sequence[Kept]) -> dict[RemoteFile, Kept]:
     return {each.file: each for each in reversed(kept)}
 
 
+def resumed(plans: Iterable[Sequence[Step]], kept: Sequence[Kept]) -> dict[RemoteFile, Kept]:
+    """What of `kept` the plans go on with, by file."""
+    begun = resumable(kept)
+    return {step.file: begun[step.file] for steps in plans for step in steps if step.action == "resume"}
+
+
 def stale(kept: Sequence[Kept], files: Collection[RemoteFile], clusters: Collection[str]) -> list[Kept]:
     """What earlier runs have begun and nobody will go on with: of these clusters, and not the best of any file."""
     best = {file: each for file, each in resumable(kept).items() if file in files}

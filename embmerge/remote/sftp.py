@@ -40,6 +40,8 @@ WINDOW = 512 << 20  # what a server may send before we say that it arrived: what
 
 _HEAD, _PLACE = struct.Struct(">IBI"), struct.Struct(">QI")  # of every request; of a read: offset and length
 _SSH_FX_EOF = 1
+_OPEN_FAILED = 2  # RFC 4254, 5.1: SSH_OPEN_CONNECT_FAILED
+_MOMENT = 1.0  # seconds in which a line that is gone is known to be
 _EXTENDED = 0x80000000  # attributes that we do not know follow
 _ERRNO = {2: errno.ENOENT, 3: errno.EACCES, 8: errno.EOPNOTSUPP}  # SSH_FX_…; anything else is an I/O error
 
@@ -76,7 +78,7 @@ class SftpChannel:
         self.round_trip = math.inf  # seconds, the shortest so far
         self._inbox = Inbox(wake_at=WINDOW // 16)
         try:
-            with time_limit(transport, stall_timeout):
+            with beginning(transport, stall_timeout):
                 self._channel = transport.open_session(window_size=WINDOW, timeout=stall_timeout)
                 self._begin()
         except paramiko.ChannelException:
@@ -242,6 +244,7 @@ class SftpChannel:
         if self._inbox.closed:
             raise self._lost(None)
         if self._then and self._inbox.silent_for() > self._stall_timeout:
+            self._transport.close()  # whoever comes next must not wait for it again
             raise ConnectionLost(f"no byte for {self._stall_timeout:g} s")
 
     def _send(self) -> float:
@@ -280,13 +283,24 @@ class SftpChannel:
 
 
 @contextmanager
-def time_limit(transport: paramiko.Transport, seconds: float) -> Iterator[None]:
-    """Close the transport if the body takes longer: some of paramiko's waits have no end."""
+def beginning(transport: paramiko.Transport, seconds: float) -> Iterator[None]:
+    """The body begins an SFTP session; the transport is closed if it takes longer, since some of paramiko's waits do.
+
+    Raises `paramiko.ChannelException` if the server ends the session at once, which it does where it has no SFTP.
+    """
     timer = threading.Timer(seconds, transport.close)
     timer.daemon = True
     timer.start()
     try:
         yield
+    except paramiko.ChannelException:
+        raise
+    except (paramiko.SSHException, EOFError, OSError, ConnectionLost) as error:
+        timer.cancel()
+        transport.join(_MOMENT)  # a line that is gone ends its sessions first
+        if transport.is_active():
+            raise paramiko.ChannelException(_OPEN_FAILED, "it has no SFTP there") from error
+        raise
     finally:
         timer.cancel()
 
@@ -329,7 +343,10 @@ def _names(reply: Reply) -> list[tuple[str, RemoteStat | OSError]]:
 
 def _stat(reply: Reply) -> RemoteStat | OSError:
     """The attributes of a reply."""
-    return _attributes(reply.body, 0)[0]
+    try:
+        return _attributes(reply.body, 0)[0]
+    except struct.error as error:
+        raise WireError("attributes that are cut short") from error
 
 
 def _attributes(body: bytes, at: int) -> tuple[RemoteStat | OSError, int]:

@@ -5,7 +5,6 @@ the same time, or one after the other where that is quicker (`gate`). One that f
 disk or `stop` stops them all.
 """
 
-import itertools
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,12 +13,11 @@ from functools import partial
 from pathlib import Path
 
 from embmerge import atomic
-from embmerge.errors import ConnectionLost, DiskError, EmbmergeError, Interrupted
+from embmerge.errors import DiskError, EmbmergeError, Interrupted
 from embmerge.events import (
     ClusterDone,
     ClusterFailed,
     Observer,
-    Retrying,
     ShardsFound,
     ShardSkipped,
     SyncStarted,
@@ -28,11 +26,11 @@ from embmerge.events import (
 from embmerge.plaintext import size
 from embmerge.remote import checksum as checksums
 from embmerge.remote import manifest
-from embmerge.remote.cluster import Cluster, Listing, RemoteFile
+from embmerge.remote.cluster import Cluster, RemoteFile
 from embmerge.remote.gate import Gate
 from embmerge.remote.pace import Pace
-from embmerge.remote.partial import Kept, left_behind, tidy
-from embmerge.remote.plan import Step, local_files, plan, refuse_clashes, resumable, stale
+from embmerge.remote.partial import Kept, left_behind, sweep, tidy
+from embmerge.remote.plan import Step, local_files, plan, refuse_clashes, resumed, stale
 from embmerge.remote.syncresult import ClusterResult, SyncResult
 from embmerge.remote.together import together
 from embmerge.remote.transfer import Transfer, lanes
@@ -85,11 +83,15 @@ def sync(
     if not dry_run:
         for each in stale(kept, [file for look in seen.values() for file in look.files], list(seen)):
             each.discard()
+        sweep(directory)
         if checksum:
             skipped = (step.file for steps in plans.values() for step in steps if step.action == "skip")
             checksums.take_times(directory, skipped)
-        atomic.need(directory, sum(result.missing for result in results.values()) + _SPARE)
-        works = {name: run.work(steps, kept) for name, steps in plans.items()}
+        begun = resumed(plans.values(), kept)
+        copies = sum(each.nbytes for each in begun.values() if not each.gone)
+        atomic.need(directory, sum(result.missing for result in results.values()) + copies + _SPARE)
+        begun = {file: each.copied(stop) for file, each in begun.items()}
+        works = {name: run.work(steps, begun) for name, steps in plans.items()}
         results |= run.fetch(seen, works, results, stop)
     return SyncResult(
         directory,
@@ -116,32 +118,20 @@ class _Run:
         """Connect, list, and compare checksums."""
         self.observer(SyncStarted(cluster.name, self.directory))
         try:
-            listing = self.list(cluster)
+            listing = cluster.working(cluster.listing)
             files = listing.shards
             if not files:
                 raise cluster.no_shards(listing)
             self.observer(ShardsFound(cluster.name, len(files), sum(file.nbytes for file in files), listing.remote_dir))
             if not self.checksum:
                 return _Look(cluster, files, {}, None)
-            sums = checksums.remote_sums(cluster, files, timeout=self.settings.stall_timeout, stop=self.halt)
+            timeout = self.settings.stall_timeout
+            sums = cluster.working(lambda: checksums.remote_sums(cluster, files, timeout=timeout, stop=self.halt))
             return _Look(cluster, files, sums, checksums.same(self.directory, sums, self.halt))
         except EmbmergeError as error:
             if not self.halt.is_set():
                 self.observer(ClusterFailed(cluster.name, error.message, error.hint))
             raise
-
-    def list(self, cluster: Cluster) -> Listing:
-        """What is there; a line that drops meanwhile is opened again."""
-        retries = self.settings.retries
-        for attempt in itertools.count(1):
-            cluster.connect()
-            try:
-                return cluster.listing()
-            except ConnectionLost as error:
-                if attempt > retries:
-                    raise
-                self.observer(Retrying(cluster.name, attempt, retries, 0.0, error.message))
-        raise AssertionError
 
     def plan(self, look: _Look, kept: Sequence[Kept]) -> tuple[Step, ...]:
         """What to do with each file of a cluster."""
@@ -152,9 +142,8 @@ class _Run:
         error = look if isinstance(look, EmbmergeError) else None
         return ClusterResult(name, steps, rate=manifest.read(self.directory).rates.get(name), error=error)
 
-    def work(self, steps: Sequence[Step], kept: Sequence[Kept]) -> Work:
+    def work(self, steps: Sequence[Step], begun: Mapping[RemoteFile, Kept]) -> Work:
         """The downloads of one cluster; says which of its shards are here."""
-        begun = resumable(kept)
         downloads = []
         for index, step in enumerate(steps, 1):
             file = step.file

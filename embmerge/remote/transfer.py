@@ -10,18 +10,17 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import paramiko
 
-from embmerge.errors import ConnectError, ConnectionLost, EmbmergeError
+from embmerge.errors import ConnectError, ConnectionLost, EmbmergeError, HostKeyError
 from embmerge.events import Detail, Observer, Queued, Retrying, Warned
-from embmerge.plaintext import printable
 from embmerge.remote import retry
-from embmerge.remote.cluster import Cluster
+from embmerge.remote.cluster import Cluster, no_session
 from embmerge.remote.gate import NEAR, Gate
 from embmerge.remote.lane import LOOK_AROUND, ON_THE_WAY, FastLane
 from embmerge.remote.pace import Pace
@@ -88,8 +87,8 @@ class Transfer:
         finally:
             ended.set()
             finisher.join(_END_WITHIN)
-        if self._fatal:
-            raise self._fatal
+            if self._fatal:
+                raise self._fatal
 
     def _over(self) -> bool:
         return self._work.over or self._halt.is_set()
@@ -113,13 +112,14 @@ class Transfer:
             thread.join(max(0.0, deadline - time.monotonic()))
         if self._over() or not self._problems:
             return
+        nothing = self._work.received == before
         for problem in self._problems:
-            if not isinstance(problem, ConnectionLost):
+            if isinstance(problem, HostKeyError) or (nothing and not isinstance(problem, ConnectionLost)):
                 raise problem  # another try would end in the same way
         lost = self._problems[-1]
         if self._cluster.single:
             raise ConnectError(f"{lost.message}; another connection needs another code", hint=_GO_ON)
-        if self._work.received == before:
+        if nothing:
             raise ConnectionLost(lost.message, hint=_GO_ON)
         pause = retry.FIRST_PAUSE * random.uniform(0.5, 1.0)  # noqa: S311  no secret
         self._observer(Retrying(self._cluster.name, 1, self._settings.retries, pause, lost.message))
@@ -199,15 +199,11 @@ class Transfer:
                     self._be_plain(error)
             return PlainLane(transport, self._work, pace=self._pace, stop=self._halt, stall_timeout=timeout)
         except paramiko.ChannelException as error:
-            raise ConnectError(
-                f"{self._cluster.name}: the server opens no session: {printable(error.text)}",
-                hint="ask who runs it about MaxSessions and Subsystem sftp in sshd_config",
-            ) from error
+            raise no_session(self._cluster.name, error) from error
 
     def _close(self, connection: Any) -> None:
         if connection and connection is not self._cluster.connection:
-            with suppress(OSError, EOFError, paramiko.SSHException):  # the line may be gone
-                connection.close()
+            self._cluster.hang_up(connection)
 
     @contextmanager
     def _one_more_at_work(self) -> Iterator[None]:
@@ -230,11 +226,12 @@ class Transfer:
     def _is_refused(self, error: EmbmergeError, *, again: bool) -> bool:
         """Whether there is no point in another try: nothing else works, or the server does not want so many."""
         self._lost(error)
-        if again and self._at_work:
+        final = again or not isinstance(error, ConnectionLost)  # only a line may be better the next time
+        if final and self._at_work:
             self._warn(f"goes on with fewer connections than the {self._count} asked for: {error.message}")
-        elif not again:
+        elif not final:
             self._halt.wait(_SECOND_CHANCE)
-        return again or not self._at_work
+        return final or not self._at_work
 
     def _be_plain(self, error: WireError) -> None:
         self._plain = True

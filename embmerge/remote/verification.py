@@ -34,6 +34,9 @@ def finish_all(work: Work, directory: Path, expected: Expected, *, halt: threadi
     written = time.monotonic()
     try:
         while not work.over and not halt.is_set():
+            if fresh and time.monotonic() - written > _WRITE_EVERY:
+                manifest.record(directory, shards=fresh)
+                fresh, written = {}, time.monotonic()
             try:
                 download = work.news.get(timeout=_LOOK_AROUND)
             except queue.Empty:
@@ -50,9 +53,6 @@ def finish_all(work: Work, directory: Path, expected: Expected, *, halt: threadi
             if entry:
                 fresh[download.file.name] = entry
                 work.finished(download)
-            if fresh and time.monotonic() - written > _WRITE_EVERY:
-                manifest.record(directory, shards=fresh)
-                fresh, written = {}, time.monotonic()
     finally:
         if fresh:
             manifest.record(directory, shards=fresh)

@@ -5,17 +5,17 @@ a shard that is not whole yet, or nothing but a gap. Only what time heals is wai
 another model, is as wrong in an hour as it is now.
 """
 
-import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from embmerge.coverage import Gap
-from embmerge.errors import ConnectError, ConnectionLost, Interrupted, RemoteDataError, UsageError
+from embmerge.errors import ConnectError, ConnectionLost, Interrupted, RemoteDataError, ShardError, UsageError
 from embmerge.events import ClusterFailed, Event, Observer, Waiting, ignore
 from embmerge.plaintext import printable
-from embmerge.remote.cluster import Cluster, RemoteFile
+from embmerge.remote.cluster import CHECKPOINT_NAME, Cluster, RemoteFile
 from embmerge.remote.survey import Survey, Terms, survey
 from embmerge.shard import ShardHeader
 
@@ -24,7 +24,6 @@ GROWTH = 1.5  # and one that takes an hour more does not cost a login node thous
 LONGEST_PAUSE = 120.0
 _LONGEST_WAIT = 7 * 24 * 60  # minutes
 
-_CHECKPOINT = re.compile(r"(cluster\d{1,9}_gpu\d{1,9})_checkpoint_(\d{1,12})\.pkl")
 _PASSES = {"ok", "growing", "truncated"}  # verdicts on a shard that is whole, or may be soon
 
 
@@ -162,9 +161,8 @@ def _checkpoints(clusters: Iterable[Cluster], found: Survey) -> Iterator[Checkpo
     """The newest checkpoint of each worker that has no whole shard."""
     whole = {finding.file.name for each in found.clusters for finding in each.findings if finding.header}
     for cluster in clusters:
-        newest = _newest(cluster.listing().checkpoints, whole)
-        for file, header in cluster.headers(list(newest.values())):
-            match = _CHECKPOINT.fullmatch(file.name)
+        for file, header in cluster.working(partial(_newest_headers, cluster, whole)):
+            match = CHECKPOINT_NAME.fullmatch(file.name)
             assert match
             if isinstance(header, ShardHeader):
                 yield Checkpoint(cluster.name, match[1], header.rows, header.start, header.end)
@@ -172,10 +170,15 @@ def _checkpoints(clusters: Iterable[Cluster], found: Survey) -> Iterator[Checkpo
                 yield Checkpoint(cluster.name, match[1], int(match[2]))
 
 
+def _newest_headers(cluster: Cluster, whole: Collection[str]) -> list[tuple[RemoteFile, ShardHeader | ShardError]]:
+    newest = _newest(cluster.listing().checkpoints, whole)
+    return list(cluster.headers(list(newest.values())))
+
+
 def _newest(checkpoints: Iterable[RemoteFile], whole: Collection[str]) -> dict[str, RemoteFile]:
     newest: dict[str, tuple[int, RemoteFile]] = {}
     for file in checkpoints:
-        match = _CHECKPOINT.fullmatch(file.name)
+        match = CHECKPOINT_NAME.fullmatch(file.name)
         if match and f"{match[1]}.pkl" not in whole:
             number = int(match[2])
             if match[1] not in newest or number > newest[match[1]][0]:
