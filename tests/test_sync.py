@@ -182,12 +182,17 @@ def test_the_manifest_says_where_each_shard_came_from(lab):
 
 def test_the_manifest_does_not_wait_for_a_line_that_is_frozen(lab, monkeypatch):
     lab.shards(1)
-    write_shard(lab.remote / "cluster0_gpu9.pkl", start=64, rows=12_000)
+    write_shard(lab.remote / "cluster0_gpu9.pkl", start=64, rows=20_000)
     written = threading.Event()
     monkeypatch.setattr(manifest, "record", lambda _folder, **what: written.set() if what.get("shards") else None)
     lab.relay.rate = 16 * MB
-    lab.relay.call_after(4 * MB, lab.relay.freeze)
-    syncing = threading.Thread(target=lambda: pytest.raises(Interrupted, lab.sync, connections=1, stall_timeout=30))
+    lab.relay.call_after(14 * MB, lab.relay.freeze)
+
+    def sync():
+        with pytest.raises(Interrupted):
+            lab.sync(connections=1, stall_timeout=30)
+
+    syncing = threading.Thread(target=sync)
     syncing.start()
     assert written.wait(10)
     lab.stop.set()
