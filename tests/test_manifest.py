@@ -1,6 +1,8 @@
 """The manifest: a record that is always whole, and that nothing depends on."""
 
 import json
+import os
+import tracemalloc
 
 import pytest
 
@@ -39,7 +41,7 @@ def test_no_manifest_is_an_empty_one(tmp_path):
     assert manifest.read(tmp_path) == Manifest()
 
 
-@pytest.mark.parametrize("rate", [None, "fast", -1, float("nan"), [1]])
+@pytest.mark.parametrize("rate", [None, "fast", -1, 10**400, [1]])
 def test_a_rate_that_is_none_costs_no_entry(tmp_path, rate):
     (tmp_path / "x.pkl").touch()
     manifest.record(tmp_path, shards={"x.pkl": ENTRY}, rates={"a": 5.0})
@@ -47,3 +49,52 @@ def test_a_rate_that_is_none_costs_no_entry(tmp_path, rate):
     document["rates"]["b"] = rate
     (tmp_path / manifest.NAME).write_text(json.dumps(document))
     assert manifest.read(tmp_path) == Manifest({"x.pkl": ENTRY}, {"a": 5.0})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"cluster": "\x1b[2Jevil\nline"},
+        {"cluster": ["a"]},
+        {"size": "5"},
+        {"range": [0, 1e999]},
+        {"range": [0]},
+        {"sha256": "ab"},
+        {"path": 5},
+    ],
+)
+def test_an_entry_that_is_none_costs_no_other(tmp_path, wrong):
+    for name in ("x.pkl", "y.pkl"):
+        (tmp_path / name).touch()
+    manifest.record(tmp_path, shards={"x.pkl": ENTRY, "y.pkl": ENTRY})
+    document = json.loads((tmp_path / manifest.NAME).read_text())
+    document["shards"]["y.pkl"] |= wrong
+    (tmp_path / manifest.NAME).write_text(json.dumps(document).replace("Infinity", "1e999"))
+    assert manifest.read(tmp_path).shards == {"x.pkl": ENTRY}
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x\0"])
+def test_a_name_that_no_file_has_goes_from_the_manifest(tmp_path, name):
+    manifest.record(tmp_path, shards={name: ENTRY})
+    manifest.record(tmp_path, rates={"a": 1.0})
+    assert manifest.read(tmp_path).shards == {}
+
+
+def test_an_entry_that_is_nested_deeply_is_none(tmp_path):
+    (tmp_path / manifest.NAME).write_text('{"shards": {"x.pkl": ' + "[" * 5000 + "]" * 5000 + "}}")
+    manifest.record(tmp_path, rates={"a": 1.0})
+    assert manifest.read(tmp_path) == Manifest({}, {"a": 1.0})
+
+
+def test_a_pipe_in_the_place_of_the_manifest_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / manifest.NAME)
+    assert manifest.read(tmp_path) == Manifest()
+
+
+def test_a_manifest_of_nonsense_takes_little_memory(tmp_path):
+    (tmp_path / manifest.NAME).write_text('{"more": [' + "[]," * (4 << 20) + "[]]}")
+    tracemalloc.start()
+    manifest.read(tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50 << 20

@@ -135,6 +135,44 @@ def test_a_line_that_was_being_written_is_no_line(tmp_path):
     assert lines[-1] == [40, 50]
 
 
+ODD = [{"nbytes": 100.5}, {"nbytes": "100"}, {"mtime": "x"}, {"name": ["a"]}, {"mtime": 1e40}]
+
+
+@pytest.mark.parametrize("wrong", ODD)
+def test_a_journal_whose_origin_is_of_other_types_is_not_believed(tmp_path, wrong):
+    abandoned(tmp_path, (0, 10))
+    journal = next((tmp_path / FOLDER).glob("*/journal"))
+    origin, *lines = journal.read_text().splitlines()
+    journal.write_text("\n".join([json.dumps(json.loads(origin) | wrong), *lines]))
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize("line", ["[0.5, 10]", "[5]", "[0, 5, 7]", '["a", "b"]', "[-5, 2]"])
+def test_a_range_that_is_none_is_not_believed(tmp_path, line):
+    abandoned(tmp_path, (0, 10))
+    with next((tmp_path / FOLDER).glob("*/journal")).open("a") as file:
+        file.write(f"{line}\n")
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["journal", "data"])
+def test_a_pipe_in_a_partial_is_not_waited_for(tmp_path, name):
+    abandoned(tmp_path, (0, 10))
+    place = next((tmp_path / FOLDER).glob(f"*/{name}"))
+    place.unlink()
+    os.mkfifo(place)
+    assert left_behind(tmp_path) == []
+
+
+def test_a_journal_of_very_many_ranges_is_read_at_once(tmp_path):
+    abandoned(tmp_path)
+    with next((tmp_path / FOLDER).glob("*/journal")).open("a") as file:
+        file.writelines(f"[{at}, {at + 1}]\n" for at in range(0, 200_000, 2))
+    began = time.process_time()
+    assert left_behind(tmp_path) == []
+    assert time.process_time() - began < 5  # each range among all others would take an hour
+
+
 @pytest.mark.parametrize("text", ["", "nonsense", "[1, 2]", '{"cluster": 1}', "[" * 100_000])
 def test_what_cannot_be_understood_is_removed(tmp_path, text):
     abandoned(tmp_path, (0, 10))

@@ -16,7 +16,7 @@ from embmerge.events import Observer, Warned, ignore
 from embmerge.plaintext import printable
 
 SUFFIX = ".credentials"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+CLUSTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _COMMAND_LIMIT = 60  # seconds that a password command may ask its own questions
 _LARGEST = 64 << 10  # bytes of a credentials file
 
@@ -54,7 +54,7 @@ def configured(directory: Path) -> tuple[str, ...]:
         raise CredentialsError(
             f"no folder {directory}", hint="cp -r .credentials.example .credentials, then edit the files in it"
         )
-    names = sorted(path.stem for path in directory.glob(f"*{SUFFIX}") if _NAME.fullmatch(path.stem))
+    names = sorted(path.stem for path in directory.glob(f"*{SUFFIX}") if CLUSTER_NAME.fullmatch(path.stem))
     if not names:
         raise CredentialsError(
             f"no *{SUFFIX} file in {directory}", hint="copy one from .credentials.example and edit it"
@@ -68,7 +68,7 @@ def load_credentials(name: str, directory: Path, warn: Observer = ignore) -> Cre
     Raises `CredentialsError` that names file, line, and what was expected, for every problem at once.
     """
     path = directory / f"{name}{SUFFIX}"
-    if not _NAME.fullmatch(name):
+    if not CLUSTER_NAME.fullmatch(name):
         raise CredentialsError(
             f"{printable(name)!a} is not a cluster's name", hint="letters, digits, dots, dashes and underscores"
         )

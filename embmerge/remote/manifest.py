@@ -10,31 +10,41 @@ rename, so that of two runs at the same time one may miss the other's last entry
 """
 
 import json
-import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
 
 from embmerge import atomic
+from embmerge.remote.credentials import CLUSTER_NAME
 
 NAME = "manifest.json"
 _VERSION = 1
+_LARGEST = 16 << 20  # bytes; an entry has some 400
+_LONGEST_NAME = 200  # characters: no system takes a name of more than 255 bytes
 _writing = threading.Lock()  # clusters of one run take turns
+
+
+_Text = Annotated[str, Meta(max_length=4096)]
+_Rate = Annotated[float, Meta(gt=0, lt=1e18)]
 
 
 @dataclass(frozen=True)
 class Entry:
     """One shard: its cluster and path there, bytes, mtime, sha256, the rows `[start, end)` it holds, when it came."""
 
-    cluster: str
-    path: str
+    cluster: Annotated[str, Meta(pattern=f"^(?:{CLUSTER_NAME.pattern})$")]
+    path: _Text
     size: int
     mtime: int
-    sha256: str
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
     range: tuple[int, int]
-    when: str
+    when: _Text
 
 
 @dataclass(frozen=True)
@@ -45,15 +55,30 @@ class Manifest:
     rates: Mapping[str, float] = field(default_factory=dict)
 
 
+class _Document(msgspec.Struct):
+    """The whole file, of which each entry is looked at by itself: one that is damaged costs no other."""
+
+    shards: dict[str, msgspec.Raw] = {}
+    rates: dict[str, msgspec.Raw] = {}
+
+
 def read(directory: Path) -> Manifest:
     """The manifest of `directory`; what is missing or cannot be understood is left out."""
+    path = directory / NAME
     try:
-        raw = json.loads((directory / NAME).read_bytes())
-        shards, rates = raw["shards"], raw.get("rates", {})
-        entries = {str(name): entry for name, value in shards.items() if (entry := _entry(value))}
-        return Manifest(entries, {str(name): float(rate) for name, rate in rates.items() if _is_rate(rate)})
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        if not path.is_file() or path.stat().st_size > _LARGEST:  # a pipe would be waited for
+            return Manifest()
+        raw = msgspec.json.decode(path.read_bytes(), type=_Document)
+    except (OSError, msgspec.MsgspecError, UnicodeError, RecursionError):
         return Manifest()
+    return Manifest(dict(_understood(raw.shards, Entry)), dict(_understood(raw.rates, _Rate)))
+
+
+def _understood(values: Mapping[str, msgspec.Raw], kind: Any) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        with suppress(msgspec.MsgspecError, UnicodeError, RecursionError):
+            if len(name) <= _LONGEST_NAME:
+                yield name, msgspec.json.decode(value, type=kind)
 
 
 def record(
@@ -62,7 +87,7 @@ def record(
     """Add to the manifest what is new; entries of shards that are no longer in `directory` go. Raises `DiskError`."""
     with _writing:
         known = read(directory)
-        entries = {name: entry for name, entry in known.shards.items() if (directory / name).exists()}
+        entries = {name: entry for name, entry in known.shards.items() if _is_here(directory / name)}
         document = {
             "version": _VERSION,
             "rates": {**known.rates, **(rates or {})},
@@ -71,13 +96,7 @@ def record(
         atomic.write_bytes(directory / NAME, json.dumps(document, indent=1).encode() + b"\n")
 
 
-def _is_rate(value: Any) -> bool:
-    return isinstance(value, int | float) and 0 < value < math.inf
-
-
-def _entry(value: Any) -> Entry | None:
-    try:
-        start, end = value["range"]
-        return Entry(**{**value, "range": (int(start), int(end))})
-    except (TypeError, ValueError, LookupError):
-        return None
+def _is_here(path: Path) -> bool:
+    with suppress(OSError, ValueError):  # no name that a file could have
+        return path.exists()
+    return False

@@ -18,10 +18,12 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from embmerge import atomic
 from embmerge.errors import DiskError
@@ -33,6 +35,7 @@ from embmerge.remote.ranges import Ranges
 FOLDER = ".partial"
 FORGOTTEN = 24 * 3600.0  # seconds of silence after which a run of unknown fate counts as ended
 
+_LARGEST = 64 << 20  # bytes of a journal; a line of some 30 tells of up to a megabyte
 _COPY = 1 << 20
 _TRIES = 100  # to make a folder that another run removes at the same time
 _AT_ONCE = 1024  # parts that the system writes at once (IOV_MAX of Linux and macOS)
@@ -253,13 +256,18 @@ def _look(folder: Path) -> Kept | None:
     gone = owner.is_gone(_owner(folder))
     if gone is False:
         return None
+    journal, data = folder / "journal", folder / "data"
     try:
-        origin, *lines = _lines((folder / "journal").read_bytes())
-        file = RemoteFile(**origin)
-        done = _trusted(lines, survived=owner.is_of_this_boot(_owner(folder)))
-        if not _fits(done, min(file.nbytes, (folder / "data").stat().st_size)):
+        if not (journal.is_file() and data.is_file()):  # a pipe would be waited for
             return None
-    except (OSError, TypeError, ValueError, LookupError, RecursionError):
+        if journal.stat().st_size > _LARGEST:
+            return None
+        origin, *lines = _lines(journal.read_bytes())
+        file = msgspec.convert(origin, RemoteFile)
+        done = _trusted(lines, survived=owner.is_of_this_boot(_owner(folder)))
+        if not _fits(done, min(file.nbytes, data.stat().st_size)):
+            return None
+    except (OSError, ValueError, RecursionError):  # the second one's child is what msgspec raises
         return None
     return Kept(folder, file, tuple(done), bool(gone), _silent(folder))
 
@@ -283,15 +291,12 @@ def _lines(raw: bytes) -> Iterator[Any]:
             yield json.loads(line)
 
 
-def _trusted(lines: Iterable[Any], *, survived: bool) -> Ranges:
+def _trusted(lines: Sequence[Any], *, survived: bool) -> Ranges:
     """What a journal says is here; if the machine may have been restarted since, only what was waited for."""
-    done = Ranges()
-    for line in lines:
-        if isinstance(line, dict) and not survived:
-            done = Ranges((start, end) for start, end in line["synced"])
-        elif isinstance(line, list) and survived:
-            done.add(*line)
-    return done
+    said = [line for line in lines if isinstance(line, list)]
+    if not survived:
+        said = next((line["synced"] for line in reversed(lines) if isinstance(line, dict)), [])
+    return Ranges(msgspec.convert(said, list[tuple[int, int]]))
 
 
 def _fits(done: Ranges, nbytes: int) -> bool:

@@ -11,8 +11,11 @@ class Ranges:
 
     def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
         self._ranges: list[tuple[int, int]] = []  # replaced, never changed
-        for start, end in ranges:
-            self.add(start, end)
+        for start, end in sorted(ranges):
+            if self._ranges and start <= self._ranges[-1][1]:
+                self._ranges[-1] = (self._ranges[-1][0], max(end, self._ranges[-1][1]))
+            elif start < end:
+                self._ranges.append((start, end))
 
     def add(self, start: int, end: int) -> None:
         """Add `[start, end)`; it may overlap what is there."""
