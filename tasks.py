@@ -321,29 +321,39 @@ def session(c: Context, flags: Mapping[str, Any], **special: Any) -> Iterator[Se
     `flags` are the task's parameters; those that are settings override what invoke.yaml and the environment say.
     """
     from embmerge.console import Console
-    from embmerge.errors import EmbmergeError, Interrupted
+    from embmerge.errors import DiskError, EmbmergeError, Interrupted, SettingsError
     from embmerge.settings import NAMES, resolve
 
-    configured = dict(c.config.get("embmerge", {}))
+    section = c.config.get("embmerge") or {}  # None if all of it is commented out
+    configured = dict(section) if hasattr(section, "keys") else None
     given = {name: flags[name] for name in NAMES if name in flags} | special
     stop = threading.Event()
     failure: EmbmergeError | None = None
-    with (
-        Console.choose(**{name: flags[name] for name in HOW_TO_PRINT}) as console,
-        signals(stop) as caught,
-    ):
-        try:
-            yield Session(resolve(configured, given | {"clusters": flags.get("cluster")}), console, stop, flags)
-        except EmbmergeError as error:
-            failure = error
-        except KeyboardInterrupt:
-            failure = Interrupted("stopped; nothing is half-written", hint="run the same command again to go on")
-        except OSError as error:
-            failure = EmbmergeError(f"{error.strerror or error}: {error.filename or ''}")
-        if failure:
-            if str(configured.get("traceback", "")).lower() in {"yes", "1", "true", "on"}:
-                traceback.print_exception(failure)
-            console.error(failure)
+    try:
+        with (
+            Console.choose(**{name: flags[name] for name in HOW_TO_PRINT}) as console,
+            signals(stop) as caught,
+        ):
+            try:
+                if configured is None:
+                    raise SettingsError(
+                        "embmerge: in invoke.yaml holds no settings", hint="expected is a line for each"
+                    )
+                yield Session(resolve(configured, given | {"clusters": flags.get("cluster")}), console, stop, flags)
+            except EmbmergeError as error:
+                failure = error
+            except KeyboardInterrupt:
+                failure = Interrupted("stopped; nothing is half-written", hint="run the same command again to go on")
+            except OSError as error:
+                where = f"{error.filename}: " if error.filename else ""
+                failure = (DiskError if where else EmbmergeError)(f"{where}{error.strerror or error}")
+            if failure:
+                if str((configured or {}).get("traceback", "")).lower() in {"yes", "1", "true", "on"}:
+                    traceback.print_exception(failure)
+                console.error(failure)
+    except DiskError as error:  # what was to be printed could not be
+        console.error(error)
+        failure = failure or error
     gc.freeze()  # the process is about to end: Python need not look through all that it has loaded for garbage then
     if failure:
         raise Exit(code=128 + caught[0] if caught else failure.exit_code)

@@ -72,7 +72,7 @@ def _made(kind: type, value: object) -> Any:
     if isinstance(value, kind):
         return value
     if not isinstance(value, str) or not value:
-        raise ValueError("Expected `str`")
+        raise ValueError("Expected `str` of length >= 1" if value == "" else "Expected `str`")
     return kind(value)
 
 

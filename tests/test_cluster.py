@@ -12,6 +12,7 @@ from embmerge.errors import ConnectError, ConnectionLost, RemoteDataError, Shard
 from embmerge.remote.cluster import Cluster
 from tests.servers import PASSWORD, Login, Sshd, embedded, make_key
 from tests.shards import dumped, make_shard, rows_of, shard_of
+from tests.syncing import Lab
 
 both_ways = pytest.mark.parametrize("transfer", ["fast", "plain"])
 
@@ -274,3 +275,14 @@ def test_a_session_that_ends_within_a_header_is_a_lost_line_and_no_fault_of_the_
     cluster = desk.connected(transfer="plain")
     with pytest.raises(ConnectionLost):
         list(cluster.headers(cluster.listing().shards))
+
+
+def test_links_named_like_shards_are_told_where_there_is_no_shard(tmp_path):
+    with Lab(tmp_path) as lab:
+        (lab.remote / "elsewhere").write_bytes(b"x")
+        (lab.remote / "cluster0_gpu0.pkl").symlink_to(lab.remote / "elsewhere")
+        cluster = lab.cluster(lab.settings())
+        cluster.connect()
+        message = cluster.no_shards(cluster.listing()).message
+        cluster.close()
+    assert "cluster0_gpu0.pkl (a link or the like, not followed), elsewhere" in message

@@ -1,6 +1,7 @@
 """Credentials files: what they may hold, and what is said about those that hold something else."""
 
 import json
+import os
 import traceback
 from pathlib import Path
 
@@ -142,3 +143,27 @@ def test_the_examples_are_credentials():
         "tensor01.example.com",
         "tensor02.example.com",
     ]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.credentials", 0o600)
+    with pytest.raises(CredentialsError, match="is no file"):
+        load_credentials("a", tmp_path)
+
+
+@pytest.mark.parametrize("key", ["password", "username", "password_command"])
+@pytest.mark.parametrize("text", ["\\ud800", "\\u0000"])
+def test_text_that_can_be_sent_to_nobody_is_refused(tmp_path, key, text):
+    path = tmp_path / "a.credentials"
+    path.touch(mode=0o600)
+    path.write_text(f'{{"address": "h", "{key}": "x{text}"}}')
+    with pytest.raises(CredentialsError, match=f"line 1: '{key}': expected text that can be sent"):
+        load_credentials("a", tmp_path)
+
+
+def test_a_number_of_thousands_of_digits_is_refused(tmp_path):
+    path = tmp_path / "a.credentials"
+    path.touch(mode=0o600)
+    path.write_text(f'{{"address": "h", "port": {"9" * 5000}}}')
+    with pytest.raises(CredentialsError, match=r"a\.credentials"):
+        load_credentials("a", tmp_path)

@@ -1,5 +1,6 @@
 """Who may log in: every way there is, against OpenSSH or the embedded server."""
 
+import shutil
 import socket
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -292,6 +293,59 @@ def test_an_identity_of_ssh_config_may_lie_in_the_agent(tmp_path, desk, own_home
         )
         desk.write(address="tensor")
         assert works(desk.cluster())
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "rsa"])
+def test_a_default_key_may_lie_in_the_agent_alone(tmp_path, desk, own_home, monkeypatch, kind):
+    key = make_key(tmp_path / "keys" / "mine", kind=kind)
+    with Sshd(tmp_path, keys=[key]) as sshd, Agent(tmp_path, monkeypatch, [key]):
+        make_key(own_home / f"id_{kind}", passphrase="open sesame", kind=kind)
+        desk.write(port=sshd.port, username=sshd.user)
+        assert works(desk.cluster())
+
+
+def test_a_default_key_that_is_locked_hides_no_other(sshd, desk, own_home, key):
+    make_key(own_home / "id_ed25519", passphrase="open sesame")
+    shutil.copy(key, own_home / "id_rsa")  # of whatever kind it is
+    desk.write(port=sshd.port, username=sshd.user)
+    assert works(desk.cluster())
+
+
+def test_a_default_key_that_nobody_can_open_is_told(sshd, desk, own_home):
+    make_key(own_home / "id_ed25519", passphrase="open sesame")
+    desk.write(port=sshd.port, username=sshd.user)
+    with pytest.raises(CredentialsError, match="id_ed25519 needs a passphrase"):
+        desk.cluster().connect()
+
+
+@pytest.mark.parametrize(
+    ("config", "what"),
+    [
+        (b'Match exec "foo', "cannot"),
+        (b"Host \xff\xfe", "cannot be read"),
+        (b"Host tensor\n  ProxyJump door\nHost door\n  ProxyJump tensor\n", "leads through itself"),
+        (b"Host tensor\n  ProxyCommand /does/not/exist %h\n", "cannot be run"),
+    ],
+)
+def test_an_ssh_config_that_cannot_be_used_is_told_at_once(desk, own_home, config, what):
+    (own_home / "config").write_bytes(config)
+    desk.write(address="tensor", username="me", password="pw")
+    with pytest.raises((CredentialsError, ConnectError), match=what) as caught:
+        desk.cluster(retries=5).connect()
+    assert not isinstance(caught.value, ConnectionLost)
+
+
+def test_two_users_are_one_too_many(desk):
+    desk.write(address="me@host", username="you", password="pw")
+    with pytest.raises(CredentialsError, match="has a user in it"):
+        desk.cluster().connect()
+
+
+def test_a_username_cannot_write_on_the_terminal(sshd, desk):
+    desk.write(port=sshd.port, username="\x1b[31mme", password="pw")
+    with pytest.raises(LoginError) as caught:
+        desk.cluster().connect()
+    assert "\x1b" not in caught.value.message
 
 
 def test_a_passphrase_opens_the_identity_of_ssh_config(tmp_path, desk, own_home):

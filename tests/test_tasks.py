@@ -19,12 +19,14 @@ ROOT = Path(__file__).resolve().parent.parent
 SECRETS = ("password", "passphrase")
 
 
-def invoke(folder, *words, **environment):
+def invoke(folder, *words, root=ROOT, stdout=subprocess.PIPE, **environment):
     """Run it off a terminal; returns the finished process."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("INVOKE_")}
     own |= {"HOME": str(folder / "home"), "LANG": "C.UTF-8", **environment}
-    command = [sys.executable, "-m", "invoke", "--search-root", str(ROOT), *words]
-    return subprocess.run(command, cwd=folder, env=own, capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, "-m", "invoke", "--search-root", str(root), *words]
+    return subprocess.run(
+        command, cwd=folder, env=own, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -233,3 +235,42 @@ def test_inspect_and_report_tell_of_the_merged_file(place, done):
 def test_convert_writes_another_format(place, done):
     assert invoke(place, "convert", "--path", "merged/all.pkl", "--output", "merged/all.npy").returncode == 0
     assert np.load(place / "merged/all.npy", mmap_mode="r").shape == (400, 8)
+
+
+@pytest.fixture
+def corner(tmp_path):
+    """A folder of its own, with the tasks and whatever settings a test writes."""
+    shutil.copy(ROOT / "tasks.py", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("text", ["embmerge: 5", "embmerge: [a]", "embmerge: text"])
+def test_settings_that_are_none_are_an_error_and_no_traceback(corner, text):
+    (corner / "invoke.yaml").write_text(text)
+    ran = invoke(corner, "inspect", root=corner)
+    assert (ran.returncode, ran.stderr.splitlines()[0]) == (2, "Error: embmerge: in invoke.yaml holds no settings")
+
+
+def test_settings_that_are_all_commented_out_are_the_defaults(corner):
+    (corner / "invoke.yaml").write_text("embmerge:\n  # output: x.pkl\n")
+    assert "merged/embeddings.pkl does not exist" in invoke(corner, "inspect", root=corner).stderr
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"], ["--quiet"]])
+def test_output_that_cannot_be_written_is_a_disk_error(place, done, flags):
+    with Path("/dev/full").open("w") as full:
+        ran = invoke(place, "inspect", "--path", "merged/all.pkl", *flags, stdout=full)
+    assert (ran.returncode, ran.stderr.count("Error: cannot write the output: No space left on device")) == (6, 1)
+
+
+def test_output_that_is_closed_is_none(place, done):
+    command = f"{sys.executable} -m invoke --search-root {ROOT} inspect --path merged/all.pkl >&-"
+    ran = subprocess.run(["sh", "-c", command], cwd=place, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_a_folder_that_cannot_be_made_is_a_disk_error(corner):
+    (corner / "file").touch()
+    ran = invoke(corner, "demo", "--folder", "file/demo")
+    assert ran.returncode == 6
+    assert "file/demo" in ran.stderr

@@ -103,6 +103,18 @@ def test_a_server_without_sftp_is_told_at_once(tmp_path, transfer, lines):
         assert lab.seen(Retrying) == []
 
 
+@both_ways
+def test_a_login_that_prints_text_before_sftp_is_told_at_once(tmp_path, transfer):
+    lab = Lab(tmp_path, sshd={})
+    greeting = "Subsystem sftp echo Welcome to the cluster; exec /usr/lib/openssh/sftp-server"
+    lab.server.lines = [line for line in lab.server.lines if not line.startswith("Subsystem")] + [greeting]
+    with lab:
+        result = lab.sync(transfer=transfer)
+        assert result.error.exit_code == 3
+        assert "does the login print text?" in result.error.message
+        assert lab.seen(Retrying) == []
+
+
 def test_a_line_that_drops_is_tried_again_where_further_connections_get_no_session(tmp_path, monkeypatch):
     granted, really = [], asyncssh.SSHServerConnection._process_session_open
 

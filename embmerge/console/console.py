@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -67,7 +68,7 @@ class Console:
         err: TextIO | None = None,
     ) -> "Console":
         """The console that fits the streams (default: stdout and stderr) and what was asked for."""
-        out, err = out or sys.stdout, err or sys.stderr
+        out, err = (stream or _nowhere() for stream in (out or sys.stdout, err or sys.stderr))  # None if it is closed
         if json:
             return cls(PlainScreen(err, err), quiet=quiet, verbose=verbose, document=out)
         if quiet or not out.isatty() or os.environ.get("TERM", "dumb") == "dumb":
@@ -89,14 +90,16 @@ class Console:
         self._closed.set()
         with self._lock:
             self._release()
-            self._screen.stop()
             if self._quiet and self._last:
                 self._screen.write(self._last)
+            self._screen.stop()
             if self._stdout:
                 if error and self._document["ok"]:  # not one of ours: the traceback follows on stderr
                     self._document |= {"ok": False, "error": jsonify(error)}
                 text = jsonlib.dumps(self._document, ensure_ascii=True, allow_nan=False, indent=2)
-                PlainScreen(self._stdout, self._stdout).write(text)
+                document = PlainScreen(self._stdout, self._stdout)
+                document.write(text)
+                document.stop()
 
     @property
     def ask(self) -> Callable[[str], str] | None:
@@ -236,3 +239,7 @@ class Console:
 def _key(result: Any) -> str:
     name = type(result).__name__.removesuffix("Result")
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w", encoding="utf-8")

@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, TextIO
 
+from embmerge.errors import DiskError
+
 # What stands for our own marks where UTF-8 is not understood.
 _ASCII = str.maketrans({"✓": "ok", "✗": "FAIL", "\N{MULTIPLICATION SIGN}": "x", "…": "...", "·": "-"})
 
@@ -29,7 +31,7 @@ class Screen(Protocol):
         """Begin to show."""
 
     def stop(self) -> None:
-        """Stop showing; what was written stays."""
+        """Stop showing; what was written stays. Raises `DiskError` if something could not be written."""
 
     def write(self, text: str, *, error: bool = False) -> None:
         """Show one or several whole lines (without the last line break)."""
@@ -43,6 +45,7 @@ class PlainScreen:
 
     def __init__(self, out: TextIO, err: TextIO) -> None:
         self._out, self._err = out, err
+        self._failed: OSError | None = None
 
     @property
     def width(self) -> int | None:
@@ -61,7 +64,11 @@ class PlainScreen:
         """Nothing to begin."""
 
     def stop(self) -> None:
-        """Nothing to end."""
+        """Raise `DiskError` if something could not be written."""
+        if self._failed:
+            raise DiskError(
+                f"cannot write the output: {self._failed.strerror}", hint="see what stdout is redirected to"
+            )
 
     def write(self, text: str, *, error: bool = False) -> None:
         """Write whole lines in one call and flush."""
@@ -71,6 +78,9 @@ class PlainScreen:
             stream.flush()
         except BrokenPipeError:  # `invoke sync | head`: whoever read has left, the work goes on
             _detach(stream)
+        except OSError as failed:  # `invoke sync > log`, and the disk is full: the work comes first
+            _detach(stream)
+            self._failed = failed
 
     def ask(self, prompt: str) -> str:
         """Ask on the terminal itself, whatever stdout is."""

@@ -11,10 +11,12 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import paramiko
+
 from embmerge.errors import ConnectError, ConnectionLost, RemoteDataError
 from embmerge.plaintext import printable
 from embmerge.remote import manifest
-from embmerge.remote.cluster import Cluster, RemoteFile
+from embmerge.remote.cluster import Cluster, RemoteFile, no_session
 
 _AT_ONCE = 32  # files a command, so that a command line never gets too long
 _SLOWEST = 5 << 20  # bytes a second that a cluster's disk reads at least
@@ -108,6 +110,8 @@ def _run(cluster: Cluster, command: str, timeout: float, stop: threading.Event) 
                 return None
             time.sleep(_LOOK_AROUND)
         result = promise.join()
+    except paramiko.ChannelException as error:
+        raise no_session(cluster.name, error) from error
     except Exception:  # noqa: BLE001, S110  Fabric's, Invoke's and paramiko's ways to say that there is no shell
         pass
     if result and result.ok:

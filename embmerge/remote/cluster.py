@@ -256,9 +256,9 @@ class Cluster:
 
     def no_shards(self, listing: Listing) -> RemoteDataError:
         """The error for a listing without a shard."""
-        there = (
-            _some([*(printable(file.name, 60) for file in listing.checkpoints), *listing.others]) or "nothing at all"
-        )
+        links = [f"{name} (a link or the like, not followed)" for name in listing.others if SHARD_NAME.fullmatch(name)]
+        rest = [name for name in listing.others if not SHARD_NAME.fullmatch(name)]
+        there = _some([*links, *(printable(file.name, 60) for file in listing.checkpoints), *rest]) or "nothing at all"
         return RemoteDataError(
             f"{self.name}: no embedding files found: nothing named cluster*_gpu*.pkl in "
             f"{printable(listing.remote_dir)}; there is {there}",
@@ -387,7 +387,7 @@ def no_session(name: str, error: paramiko.ChannelException) -> ConnectError:
     """The error for a server that lets us in, and then opens no session or runs no SFTP in it."""
     return ConnectError(
         f"{name}: the server opens no session: {printable(error.text)}",
-        hint="ask who runs it about MaxSessions and Subsystem sftp in sshd_config",
+        hint="does sftp work there? ask who runs it about MaxSessions and Subsystem sftp in sshd_config",
     )
 
 

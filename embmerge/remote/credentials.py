@@ -18,6 +18,7 @@ from embmerge.plaintext import printable
 SUFFIX = ".credentials"
 CLUSTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _COMMAND_LIMIT = 60  # seconds that a password command may ask its own questions
+_UNSENT = re.compile("[\\0\ud800-\udfff]")  # NUL, and halves of surrogate pairs
 _LARGEST = 64 << 10  # bytes of a credentials file
 
 Text = Annotated[str, Meta(min_length=1, max_length=1024)]
@@ -57,7 +58,8 @@ def configured(directory: Path) -> tuple[str, ...]:
     names = sorted(path.stem for path in directory.glob(f"*{SUFFIX}") if CLUSTER_NAME.fullmatch(path.stem))
     if not names:
         raise CredentialsError(
-            f"no *{SUFFIX} file in {directory}", hint="copy one from .credentials.example and edit it"
+            f"no *{SUFFIX} file in {directory}",
+            hint="copy one from .credentials.example and edit it; its name has letters, digits, dots, - and _",
         )
     return tuple(names)
 
@@ -82,7 +84,7 @@ def load_credentials(name: str, directory: Path, warn: Observer = ignore) -> Cre
             f"{path}, line {error.lineno}: not JSON: {error.msg.lower()} (column {error.colno})",
             hint='expected is {"address": "…", "username": "…", "password": "…"}',
         ) from None
-    except RecursionError:
+    except (RecursionError, ValueError):  # the latter for a number of thousands of digits
         raise CredentialsError(f"{path}: not JSON that holds credentials") from None
     if not isinstance(values, dict):
         raise CredentialsError(f"{path}, line 1: expected a JSON object with address, username and password")
@@ -90,6 +92,8 @@ def load_credentials(name: str, directory: Path, warn: Observer = ignore) -> Cre
         known = {key: value for key, value in values.items() if key != "name"}
         credentials = checked(Credentials, {**known, "name": name}, strict=True)
         problems = [f"{path}{_line('name', text)}: unknown key 'name'"] if "name" in values else []
+        unsent = [key for key, value in known.items() if isinstance(value, str) and _UNSENT.search(value)]
+        problems += [_problem(key, "expected text that can be sent", path, text) for key in unsent]
     except Problems as found:
         problems = [_problem(key, what, path, text) for key, what in found.by_key.items()]
     if not problems:
@@ -100,6 +104,8 @@ def load_credentials(name: str, directory: Path, warn: Observer = ignore) -> Cre
 
 def _read(path: Path, directory: Path) -> str:
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise CredentialsError(f"{path} is no file")
         if path.stat().st_size > _LARGEST:
             raise CredentialsError(f"{path} is too large for a credentials file")
         return path.read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from embmerge.remote.hostkeys import KnownHosts
 _CONNECT_FAILED, _RESOURCE_SHORTAGE = 2, 4
 
 
-def explained(  # noqa: PLR0911  a table, with a row for each
+def explained(  # noqa: C901, PLR0911  a table, with a row for each
     error: BaseException, hop: fabric.Connection, hosts: KnownHosts, name: str
 ) -> EmbmergeError | None:
     """What an error of paramiko's or the system's means; None if it is neither's."""
@@ -25,6 +25,9 @@ def explained(  # noqa: PLR0911  a table, with a row for each
             f"{name}: unknown host name {printable(hop.host)}",
             hint="is the address spelled right, is the VPN up? invoke doctor tells more",
         )
+    if isinstance(error, OSError) and error.filename is not None and isinstance(hop.gateway, str):
+        why = f"{error.strerror}: {printable(str(error.filename))}"
+        return ConnectError(f"{name}: the ProxyCommand of ~/.ssh/config for {where} cannot be run: {why}")
     if isinstance(error, paramiko.ChannelException):
         passes = error.code in (_CONNECT_FAILED, _RESOURCE_SHORTAGE)
         return (Unreached if passes else ConnectError)(
@@ -43,7 +46,10 @@ def explained(  # noqa: PLR0911  a table, with a row for each
     if isinstance(error, paramiko.AuthenticationException):
         return LoginError(f"{name}: authentication failed at {where}: {text}")
     if isinstance(error, paramiko.ssh_exception.IncompatiblePeer):
-        return ConnectError(f"{name}: {where} speaks no SSH that we do: {text}")
+        return ConnectError(
+            f"{name}: {where} speaks no SSH that we do: {text}",
+            hint="ask who runs it to allow aes256-gcm@openssh.com and curve25519-sha256, which OpenSSH does by default",
+        )
     if isinstance(error, OSError | EOFError | paramiko.SSHException):
         reason = error.strerror if isinstance(error, OSError) and error.strerror else text or "closed by the server"
         return ConnectionLost(

@@ -36,7 +36,7 @@ def first_hop(credentials: Credentials, settings: Settings) -> Hop | None:
             credentials = load_credentials(name, settings.credentials)
         else:
             credentials = Credentials(name=name, address=name)
-    hop = described(credentials, config=fabric.Config())
+    hop = described(credentials)
     while isinstance(hop.gateway, fabric.Connection):
         hop, what = hop.gateway, "gateway "
     return None if hop.gateway else Hop(hop.host, hop.port, what)
@@ -44,8 +44,21 @@ def first_hop(credentials: Credentials, settings: Settings) -> Hop | None:
 
 def described(credentials: Credentials, **more: Any) -> fabric.Connection:
     """The connection, not yet open, with everything that `~/.ssh/config` says about it. Raises `CredentialsError`."""
-    given = credentials
+    given, address = credentials, printable(credentials.address)
+    if given.username and "@" in given.address:
+        raise CredentialsError(f"{given.name}: address {address} has a user in it, and username is another one")
     try:
-        return fabric.Connection(given.address, user=given.username, port=given.port, **more)
-    except (ValueError, paramiko.SSHException) as error:
-        raise CredentialsError(f"{given.name}: {printable(given.address)} cannot be an address: {error}") from None
+        config = fabric.Config(overrides={"timeouts": {"connect": None}})
+    except (OSError, ValueError, paramiko.SSHException) as error:
+        raise CredentialsError(
+            f"{given.name}: ~/.ssh/config cannot be read: {printable(str(error))}", hint="does ssh take it? ssh -G host"
+        ) from None
+    try:
+        return fabric.Connection(given.address, user=given.username, port=given.port, config=config, **more)
+    except RecursionError:
+        raise CredentialsError(
+            f"{given.name}: by ~/.ssh/config the way to {address} leads through itself", hint="look at ProxyJump there"
+        ) from None
+    except (OSError, ValueError, paramiko.SSHException) as error:
+        why = printable(str(error))
+        raise CredentialsError(f"{given.name}: {address} cannot be an address (with ~/.ssh/config): {why}") from None

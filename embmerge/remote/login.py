@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import fabric
@@ -80,8 +81,7 @@ class Door:
     def _connection(self) -> fabric.Connection:
         """The connection, not yet open, with everything that `~/.ssh/config` says about it."""
         given = self.credentials
-        config = fabric.Config(overrides={"timeouts": {"connect": None}})
-        return described(given, config=config, gateway=self._through(), connect_kwargs={})
+        return described(given, gateway=self._through(), connect_kwargs={})
 
     def hang_up(self, connection: fabric.Connection) -> None:
         """Close a connection, and the hops that `~/.ssh/config` put before it; the common gateway stays."""
@@ -148,7 +148,7 @@ class Door:
         hop.transport.set_keepalive(max(1, round(settings.keepalive)))
         self.asked = self.asked or login.asked
         cipher = printable(str(getattr(hop.transport, "remote_cipher", "?")))
-        self.observer(Detail(f"logged in at {where} as {hop.user}, {cipher}", self.credentials.name))
+        self.observer(Detail(f"logged in at {where} as {printable(hop.user)}, {cipher}", self.credentials.name))
 
     def secret(self) -> str | None:
         """The password; a password command is run once."""
@@ -173,11 +173,11 @@ class _Login(AuthStrategy):  # type: ignore[misc]  # paramiko has no types
         tried = []
         if given and given.key_file:
             key = load_key(Path(given.key_file).expanduser(), self._passphrase, given.name)
-            ways = [(f"the key {given.key_file}", key)]
+            ways = iter([(f"the key {given.key_file}", key)])
         elif self._password is not None:
             return self._by_password(transport)
         else:
-            ways = list(self._keys())
+            ways = self._keys()
         for name, key in ways:
             tried.append(name)
             try:
@@ -189,7 +189,7 @@ class _Login(AuthStrategy):  # type: ignore[misc]  # paramiko has no types
             except paramiko.AuthenticationException as error:
                 _unless_lost(error, transport)
                 continue
-        if not ways:
+        if not tried:
             return self._by_nothing(transport)
         raise self._refused(tried, [])
 
@@ -252,7 +252,7 @@ class _Login(AuthStrategy):  # type: ignore[misc]  # paramiko has no types
         name = self._door.credentials.name
         if self._door.ask is None:
             raise LoginError(
-                f"{name}: the server asks for a second factor ({shown!a}), and there is no terminal to ask you",
+                f"{name}: the server asks for a second factor ('{shown}'), and there is no terminal to ask you",
                 hint="run it in a terminal; or ask who runs the cluster for a key that needs no second factor",
             )
         if self._door.asked:
@@ -268,17 +268,20 @@ class _Login(AuthStrategy):  # type: ignore[misc]  # paramiko has no types
                 try:
                     yield f"the key {identity}", load_key(path, self._passphrase, self._door.credentials.name)
                 except CredentialsError as error:  # the agent may have it open
-                    self._locked = error
+                    self._locked = self._locked or error
         for key in paramiko.Agent().get_keys():
             yield "a key of the agent", key
         if self._identities:
             return
         for name in _DEFAULT_KEYS:
             path = Path.home() / ".ssh" / name
-            try:
-                yield f"the key ~/.ssh/{name}", paramiko.PKey.from_path(path)
-            except (OSError, ValueError, paramiko.SSHException):  # absent, or with a passphrase that the agent knows
-                continue
+            if path.exists():
+                try:
+                    key = load_key(path, None, self._door.credentials.name)
+                except CredentialsError as error:
+                    self._locked = self._locked or error
+                else:
+                    yield f"the key ~/.ssh/{name}", key
 
     @property
     def _passphrase(self) -> str | None:
@@ -288,7 +291,7 @@ class _Login(AuthStrategy):  # type: ignore[misc]  # paramiko has no types
     def _refused(self, tried: list[str], allowed: list[str]) -> EmbmergeError:
         if self._locked:
             return self._locked
-        who = f"{self._hop.user}@{self._hop.host}"
+        who = printable(f"{self._hop.user}@{self._hop.host}")
         what = f"did not accept {', '.join(dict.fromkeys(tried))}" if tried else "wants a password or a key"
         wants = f"; it takes {printable(', '.join(allowed), 80)}" if allowed else ""
         name = self._door.credentials.name
@@ -319,4 +322,5 @@ def load_key(path: Path, passphrase: str | None, name: str) -> paramiko.PKey:
         ) from None
     except (ValueError, paramiko.SSHException):
         why = "cannot be opened with this passphrase" if passphrase else "is not a private key"
-        raise CredentialsError(f"{name}: the key {path} {why}", hint="check it with: ssh-keygen -y -f") from None
+        hint = f"check it with: ssh-keygen -y -f {quote(str(path))}"
+        raise CredentialsError(f"{name}: the key {path} {why}", hint=hint) from None

@@ -286,7 +286,7 @@ class SftpChannel:
 def beginning(transport: paramiko.Transport, seconds: float) -> Iterator[None]:
     """The body begins an SFTP session; the transport is closed if it takes longer, since some of paramiko's waits do.
 
-    Raises `paramiko.ChannelException` if the server ends the session at once, which it does where it has no SFTP.
+    Raises `paramiko.ChannelException` if the server ends the session at once, or says something else: it has no SFTP.
     """
     timer = threading.Timer(seconds, transport.close)
     timer.daemon = True
@@ -295,6 +295,10 @@ def beginning(transport: paramiko.Transport, seconds: float) -> Iterator[None]:
         yield
     except paramiko.ChannelException:
         raise
+    except paramiko.SFTPError as error:
+        raise paramiko.ChannelException(
+            _OPEN_FAILED, "what comes there is no SFTP: does the login print text?"
+        ) from error
     except (paramiko.SSHException, EOFError, OSError, ConnectionLost) as error:
         timer.cancel()
         transport.join(_MOMENT)  # a line that is gone ends its sessions first
