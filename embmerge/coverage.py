@@ -147,7 +147,7 @@ def _disagreement(field: str, shards: Sequence[ShardHeader]) -> Disagreement | N
 
 
 def _who(shard: ShardHeader) -> str:
-    return f"{shard.name} ({shard.cluster})" if shard.cluster else shard.name
+    return printable(f"{shard.name} ({shard.cluster})" if shard.cluster else shard.name)
 
 
 def _some(shards: Sequence[ShardHeader], shown: int = 4) -> str:

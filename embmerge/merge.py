@@ -210,7 +210,7 @@ def _check_quality(plan: Plan, quality: Quality, parts: list[Quality]) -> None:
         return
     bad = [(source.header, part) for source, part in zip(plan.sources, parts, strict=True) if part.bad_rows]
     named = "; ".join(
-        f"{printable(header.name)} ({header.cluster or f'cluster {header.cluster_id}'}): "
+        f"{printable(header.name)} ({printable(header.cluster or f'cluster {header.cluster_id}')}): "
         f"{_rows(part.bad_rows)} {', '.join(f'{row:,}' for row in part.first_bad)}"
         for header, part in bad
     )

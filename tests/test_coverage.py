@@ -63,6 +63,10 @@ def test_more_rows_than_articles_are_no_gap():
     assert said(shard(0, 20), articles=10) == ""
 
 
+def test_a_name_cannot_write_on_the_terminal():
+    assert "\x1b" not in said(shard(10, 20, "x\x1b[2J", cluster="\x1b[31mred"))
+
+
 def test_no_shard_at_all_lacks_every_row():
     assert said(articles=1234) == "gap: rows 0 - 1,234 are missing (no shard at all)"
 
