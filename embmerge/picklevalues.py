@@ -12,7 +12,7 @@ import re
 import struct
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from embmerge.plaintext import printable
@@ -86,14 +86,26 @@ class Array:
 _NATIVE = "<" if sys.byteorder == "little" else ">"
 
 
+@dataclass(frozen=True)
+class LongText:
+    """A text of the file that is too long to keep: where its UTF-8 lies."""
+
+    offset: int
+    nbytes: int
+
+
 class Inert:
     """A value that is understood to be harmless and is not needed, such as a date."""
 
 
+class Unhashed(Inert):
+    """One that cannot be a key, such as a set, or that is too long to say which key it is."""
+
+
 # --- what numpy and the plain types write -----------------------------------------------------------------------------
 
-_SIMPLE_DTYPE = re.compile(r"([<>=|]?)(?:\?|([a-zA-Z])(\d{1,4}))")
-_KNOWN = re.compile(r"b1|[iu][1248]|f2|f4|f8|f16|c8|c16|c32|[SUV]\d{1,4}|[mM]8")
+_KNOWN = re.compile(r"b1|[iu][1248]|f2|f4|f8|f16|c8|c16|c32|[SUV][0-9]{1,4}|[mM]8")
+_SIZED = "SUV"  # kinds of any itemsize
 _SCALARS = {"b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q"}
 _SCALARS |= {"f2": "e", "f4": "f", "f8": "d"}  # by dtype, as `struct` has them
 
@@ -106,73 +118,106 @@ def expect(ok: object, what: str, value: object) -> None:
 
 @dataclass
 class Described:
-    """A dtype as a file describes it: its byte order may still come."""
+    """A dtype as a file describes it: `dtype` is None until its state has come, which says the order of the bytes.
 
-    dtype: Dtype
+    pickle.load goes by a state that comes twice, or after the dtype was used, in ways of its own; picklers write
+    neither.
+    """
 
-
-def _dtype(code: object, *_flags: object) -> Described:
-    match = _SIMPLE_DTYPE.fullmatch(code) if type(code) is str else None
-    kind, width = (match[2] or "b", match[3] or "1") if match else ("", "")
-    expect(match and _KNOWN.fullmatch(kind + width), "dtype", code)
-    assert match
-    itemsize = int(width) * (4 if kind == "U" else 1)  # numpy counts characters there
-    return Described(ordered(Dtype(kind, itemsize, "|"), match[1].replace("|", "") or "="))
+    kind: str
+    itemsize: int
+    dtype: Dtype | None = None
 
 
-def ordered(dtype: Dtype, order: str) -> Dtype:
-    """`dtype` in the byte order that numpy calls so; '=' is this machine's, '|' leaves it as it is."""
-    if order == "|":
-        return dtype
-    plain = dtype.itemsize == 1 or dtype.kind in "SV"
-    return replace(dtype, order="|" if plain else _NATIVE if order == "=" else order)
+def _dtype(code: object, *flags: object) -> Described:
+    expect(type(code) is str and _KNOWN.fullmatch(code), "dtype", code)
+    expect(flags == (False, True), "flags of the dtype", code)
+    assert isinstance(code, str)
+    return Described(code[0], int(code[1:]) * (4 if code[0] == "U" else 1))  # numpy counts characters there
 
 
-def _array(shape: object, dtype: object, raw: object, order: object = "C") -> Array:
-    return described(Array(), shape, dtype, raw, order)
+def set_dtype(described: Described, state: tuple[Any, ...]) -> None:
+    """Complete a dtype by its state, which must be what numpy writes for one without fields."""
+    kind, itemsize = described.kind, described.itemsize
+    version, order, subarray, names, fields, size, alignment, flags, *_metadata = state
+    expect(described.dtype is None, "second state of the dtype", f"{kind}{itemsize}")
+    expect(version in _VERSIONS and (subarray, names, fields) == (None,) * 3, "state of the dtype", version)
+    sizes = (itemsize, 4 if kind == "U" else 1) if kind in _SIZED else (-1, -1)
+    expect((size, alignment) == sizes and flags in _FLAGS[kind == "U"], "size of the dtype", size)
+    orders = "|" if itemsize == 1 or kind in "SV" else "<>"
+    expect(type(order) is str and order in tuple(orders), "byte order", order)
+    described.dtype = Dtype(kind, itemsize, order)
 
 
-def _reconstruct(kind: object, *_placeholder: object) -> Array:
+_VERSIONS = (3, 4)  # the latter has metadata
+_FLAGS = ((0,), (0, 8))  # of texts, numpy says that they need to be initialised
+
+
+def _array(shape: object, dtype: object, raw: object) -> Array:
+    return complete(Array(), shape, dtype, raw, "C")
+
+
+def _reconstruct(kind: object, *placeholder: object) -> Array:
     expect(isinstance(kind, Global) and kind.name in ARRAY_KINDS, "kind of array", kind)
+    expect(placeholder == ((0,), b"b"), "beginning of an array", "")
     return Array()
 
 
-def described(array: Array, shape: Any, dtype: Any, raw: Any, order: Any) -> Array:
+def _frombuffer(raw: object, dtype: object, shape: object, order: object, axes: object = None) -> Array | Inert:
+    array = complete(Array(), shape, dtype, raw, order if order != "K" else "C")
+    if order == "K":  # since numpy 2.4, of three dimensions and more: none that is needed
+        expect(type(axes) is tuple and len(axes) == len(array.shape) > 2, "axes", order)  # noqa: PLR2004
+        return Inert()
+    expect(axes is None, "axes", order)
+    return array
+
+
+def complete(array: Array, shape: Any, dtype: Any, raw: Any, order: Any) -> Array:
     """`array` with its form and its bytes, if these fit together."""
     plain = type(shape) is tuple and len(shape) <= 32 and all(type(n) is int and 0 <= n < 1 << 48 for n in shape)  # noqa: PLR2004  numpy's own limits
     expect(plain, "shape", shape)
-    expect(type(dtype) is Described, "dtype", dtype)
+    expect(type(dtype) is Described and dtype.dtype, "dtype", dtype)
     expect(type(raw) is Raw, "array data", raw)
-    need = math.prod(shape) * dtype.dtype.itemsize
+    expect(type(order) is str and order in {"C", "F"}, "order of an array", order)
+    need = math.prod(shape) * dtype.itemsize
     fits = need <= raw.nbytes <= 2 * need if raw.text else raw.nbytes == need
     expect(fits, f"number of bytes in an array that needs {need:,}", raw.nbytes)
-    array.shape, array.dtype, array.raw = shape, dtype.dtype, raw
-    array.order = "F" if order == "F" else "C"
+    array.shape, array.dtype, array.raw, array.order = shape, dtype.dtype, raw, order
     return array
 
 
 def _scalar(described: object, raw: object) -> Any:
     dtype = described.dtype if isinstance(described, Described) else None
-    if not dtype or dtype.code[1:] not in _SCALARS or not isinstance(raw, Raw):
-        return Inert()
-    expect(raw.nbytes == dtype.itemsize and bytes.__len__(raw) == raw.nbytes, "scalar", raw.nbytes)
+    expect(dtype and type(raw) is Raw, "scalar", raw)
+    assert dtype
+    assert isinstance(raw, Raw)
+    if bytes.__len__(raw) != raw.nbytes:
+        return Unhashed()
+    expect(raw.nbytes == dtype.itemsize, "scalar", raw.nbytes)
     order = dtype.order if dtype.order in "<>" else "="
-    return struct.unpack(order + _SCALARS[dtype.code[1:]], bytes(raw))[0]
+    if dtype.kind == "U":
+        return bytes(raw).decode("utf-32-le" if order == "<" else "utf-32-be", "surrogatepass").rstrip("\0")
+    if dtype.code[1:] in _SCALARS:
+        return struct.unpack(order + _SCALARS[dtype.code[1:]], bytes(raw))[0]
+    return Inert()
 
 
-def _encode(text: object, codec: object = "latin1") -> Raw:
-    expect(type(codec) is str and codec in {"latin1", "latin-1"} and type(text) in {str, Raw}, "codec", codec)
-    if isinstance(text, str):
-        content = text.encode("latin-1")
-        return Raw(content, -1, len(content))
-    assert isinstance(text, Raw)
-    return Raw(b"", text.offset, text.nbytes, text=True)
+def _encode(text: object, codec: object) -> Raw:
+    expect(type(codec) is str and codec in {"latin1", "latin-1"}, "codec", codec)
+    if isinstance(text, LongText):
+        return Raw(b"", text.offset, text.nbytes, text=True)
+    expect(type(text) is str, "text", text)
+    assert isinstance(text, str)
+    content = text.encode("latin-1")
+    return Raw(content, -1, len(content))
 
 
 def _bytes(*args: object) -> Raw:
-    content = args[0] if args else Raw(b"", -1, 0)
-    if isinstance(content, str):
+    if not args:
+        return Raw(b"", -1, 0)
+    if len(args) > 1:
         return _encode(*args)
+    content = args[0]
     expect(type(content) is Raw, "bytes", content)
     assert isinstance(content, Raw)
     return content
@@ -185,6 +230,10 @@ def _ordered(*pairs: object) -> dict[Any, Any]:
 
 def _inert(*_args: object) -> Inert:
     return Inert()
+
+
+def _set(*_args: object) -> Inert:
+    return Unhashed()
 
 
 ARRAY_KINDS = {"numpy.ndarray", "numpy.memmap", "numpy.core.memmap.memmap", "numpy._core.memmap.memmap"}
@@ -201,10 +250,11 @@ CALLS: dict[str, Callable[..., Any]] = {
 for _core in ("numpy.core", "numpy._core"):
     CALLS[f"{_core}.multiarray._reconstruct"] = _reconstruct
     CALLS[f"{_core}.multiarray.scalar"] = _scalar
-    CALLS[f"{_core}.numeric._frombuffer"] = lambda raw, dtype, shape, order: _array(shape, dtype, raw, order)
+    CALLS[f"{_core}.numeric._frombuffer"] = _frombuffer
 for _builtins in ("builtins", "__builtin__"):
     CALLS |= {f"{_builtins}.bytes": _bytes, f"{_builtins}.bytearray": _bytes}
-    CALLS |= {f"{_builtins}.{name}": _inert for name in ("complex", "set", "frozenset")}
+    CALLS |= {f"{_builtins}.{name}": _inert for name in ("complex", "frozenset")}
+    CALLS[f"{_builtins}.set"] = _set
 
 
 @dataclass(frozen=True)

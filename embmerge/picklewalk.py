@@ -19,12 +19,14 @@ from embmerge.picklevalues import (
     Described,
     Global,
     Inert,
+    LongText,
     Raw,
     Refused,
     Truncated,
-    described,
+    Unhashed,
+    complete,
     expect,
-    ordered,
+    set_dtype,
 )
 from embmerge.plaintext import printable
 
@@ -103,8 +105,10 @@ _EMPTY: Mapping[str, Callable[[], Any]] = {
     "EMPTY_TUPLE": tuple,
     "EMPTY_LIST": list,
     "EMPTY_DICT": dict,
-    "EMPTY_SET": Inert,
+    "EMPTY_SET": Unhashed,
 }
+_LAST_PROTOCOL = 5
+_KEYS = {str, LongText, Raw, int, float, bool, type(None), tuple, Inert}  # all but a text is only passed over
 
 
 class _Machine:
@@ -137,7 +141,7 @@ class _Machine:
         elif name in _NUMBERS:
             push(argument)
         elif name in _TEXTS:
-            push(argument if long is None else long)
+            push(argument if long is None else LongText(long.offset, long.nbytes))
         elif name in _BYTES:
             push(long if long is not None else Raw(bytes(argument), self._window.tell() - len(argument), len(argument)))
         elif name in _EMPTY:
@@ -153,7 +157,7 @@ class _Machine:
         elif (handle := getattr(self, f"_{name.lower()}", None)) is not None and name in _STRUCTURE:
             handle(argument)
         else:
-            expect(name in {"PROTO", "FRAME"}, "opcode", name)
+            expect(name == "FRAME" or (name == "PROTO" and argument <= _LAST_PROTOCOL), "opcode", name)
 
     def _tuple1(self, _argument: None) -> None:
         self._stack.append((self._pop(),))
@@ -181,7 +185,7 @@ class _Machine:
 
     def _additems(self, _argument: None) -> None:
         self._group()
-        expect(type(self._top()) is Inert, "set", self._top())
+        expect(type(self._top()) is Unhashed, "set", self._top())
 
     def _setitem(self, _argument: None) -> None:
         value = self._pop()
@@ -208,13 +212,12 @@ class _Machine:
         built = self._top()
         expect(type(state) is tuple, "state", state)
         if type(built) is Array and built.dtype is None:
-            _version, shape, dtype, fortran, raw = state
-            described(built, shape, dtype, raw, "F" if fortran else "C")
+            version, shape, dtype, fortran, raw = state
+            expect(version == 1 and type(fortran) is bool, "state of an array", version)
+            complete(built, shape, dtype, raw, "F" if fortran else "C")
         else:
-            expect(type(built) is Described and state[2:5] == (None,) * 3, "state", state)
-            order = state[1]
-            expect(type(order) is str and order in {"<", ">", "|", "="}, "byte order", order)
-            built.dtype = ordered(built.dtype, order)
+            expect(type(built) is Described, "state", state)
+            set_dtype(built, state)
 
     def _name(self, module: object, name: object) -> None:
         expect(type(module) is str and type(name) is str, "name", module)
@@ -230,6 +233,7 @@ class _Machine:
     def _update(self, items: list[Any]) -> None:
         expect(type(self._top()) is dict and len(items) % 2 == 0, "dict", self._top())
         for key, value in zip(items[::2], items[1::2], strict=True):
+            expect(type(key) in _KEYS, "key", key)
             if type(key) is str:  # no other is needed; hashing a deep tuple crashes, numbers can be made to collide
                 self._top()[key] = value
 

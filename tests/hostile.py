@@ -386,7 +386,70 @@ def _schema():
     yield "ones", b"\xff" * 100_000
 
 
-SHARDS = dict((*_globals(), *_arrays(), *_machine(), *_schema()))
+def _tricks():
+    """What pickle.load reads in a way that is easily got wrong, or does not read at all, and no pickler writes."""
+    raw = b"B\x80\0\0\0" + ROWS.tobytes()
+    other = array(raw=b"B\x80\0\0\0" + (ROWS + 1).tobytes())
+    dtype = dtype_of("f4")
+    state = lambda order: b"(K\3" + text(order) + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"  # noqa: E731
+    begin = b"cnumpy\ndtype\n" + text("f4")
+    for name, described in {
+        "set twice": dtype + state(">"),
+        "set to no order": begin + b"\x89\x88\x87R" + state("|"),
+        "set to this machine's order": begin + b"\x89\x88\x87R" + state("="),
+        "never set": begin + b"\x89\x88\x87R",
+        "not copied": begin + b"\x89\x89\x87R" + state(">"),
+        "without flags": begin + b"\x85R" + state(">"),
+        "with an order in its name": dtype_of(">f4"),
+        "of another size": dtype_of("f4", b"(K\3U\1<NNNK\x08K\x08K\0tb"),
+        "of an unknown version": dtype_of("f4", b"(K\x09U\1<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"),
+    }.items():
+        yield f"dtype {name}", shard(embeddings=array(dtype=described))
+    yield "dtype set after its array", shard(embeddings=array(dtype=dtype + b"q\x07"), extra=b"h\x07" + state(">"))
+    for name, flag in {"None": b"N", "0": b"K\0", "2**64": number(1 << 64), "a tuple": b")"}.items():
+        fortran = array().replace(plain(ROWS.dtype) + b"\x89", plain(ROWS.dtype) + flag)
+        yield f"array whose order is {name}", shard(embeddings=fortran)
+    for order in ("f", "c", "K", "A", "Fortran"):
+        parts = raw + plain(ROWS.dtype) + plain(ROWS.shape) + text(order)
+        yield (
+            f"frombuffer in order {order}",
+            shard(embeddings=call("numpy._core.numeric _frombuffer", b"(" + parts + b"t")),
+        )
+    parts = raw + plain(ROWS.dtype) + plain(ROWS.shape) + text("K") + plain((1, 0))
+    yield "frombuffer with turned axes", shard(embeddings=call("numpy._core.numeric _frombuffer", b"(" + parts + b"t"))
+    whole = b"(" + plain(ROWS.shape) + plain(ROWS.dtype) + raw
+    for name, more in {"an offset": b"K\0", "None": b"N", "an order for an offset": text("F")}.items():
+        yield f"array with {name}", shard(embeddings=call("numpy ndarray", whole + more + b"t"))
+    yield "array begun with a shape", shard(embeddings=array().replace(b"K\0\x85C\1b", b"K\1\x85C\1b"))
+    yield "encoding of bytes", shard(embeddings=array(raw=call("_codecs encode", raw + text("latin1") + b"\x86")))
+    yield "encoding without a codec", shard(embeddings=array(raw=call("_codecs encode", text("x" * 128) + b"\x85")))
+    yield (
+        "bytes of text without a codec",
+        shard(embeddings=array(raw=call("builtins bytes", text("x" * 128) + b"\x85"))),
+    )
+    yield (
+        "bytes of bytes with a codec",
+        shard(embeddings=array(raw=call("builtins bytes", raw + text("latin1") + b"\x86"))),
+    )
+    scalar = "numpy.core.multiarray scalar"
+    swapped = b"cnumpy\ndtype\n" + text("i4") + b"\x89\x88\x87R" + state("|")
+    yield "scalar of no order", shard(cluster_id=call(scalar, swapped + b"C\4\5\0\0\0\x86"))
+    yield "scalar of a dtype that is none", shard(extra=call(scalar, b"NC\4\5\0\0\0\x86"))
+    long = dtype_of("U2010", b"(K\3U\1<NNN" + number(8040) + b"K\4K\x08tb")
+    padded = b"B" + struct.pack("<I", 8040) + "embeddings".encode("utf-32-le").ljust(8040, b"\0")
+    yield "a long numpy text as a key", shard()[:-2] + call(scalar, long + padded + b"\x86") + other + b"u."
+    for name, key in {
+        "a list": b"]",
+        "a dict": b"}",
+        "a set": b"\x8f",
+        "an array": ARRAY,
+        "a name": b"cnumpy\ndtype\n",
+    }.items():
+        yield f"{name} as a key", shard(extra=b"}" + key + b"Ns")
+
+
+TRICKS = dict(_tricks())
+SHARDS = dict((*_globals(), *_arrays(), *_machine(), *_schema(), *_tricks()))
 
 
 def _articles():

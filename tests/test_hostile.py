@@ -19,7 +19,7 @@ from embmerge.merge import merge
 from embmerge.mergedfile import open_merged
 from embmerge.shard import read_header
 from embmerge.shardrows import addressable, read_rows
-from tests.hostile import ARTICLES, FIELDS, ROWS, SHARDS, array, shard, text
+from tests.hostile import ARTICLES, FIELDS, ROWS, SHARDS, TRICKS, array, shard, text
 from tests.shards import dumped, make_articles, make_dataset, make_shard, rows_of, shard_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,6 +82,13 @@ def test_a_hostile_shard_is_refused_in_one_line_or_read_right(tmp_path, monkeypa
     else:
         assert np.array_equal(rows, ROWS)
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("name", TRICKS)
+def test_what_no_pickler_writes_is_refused(name):
+    with pytest.raises(ShardError) as caught:
+        read_header(io.BytesIO(TRICKS[name]), len(TRICKS[name]), "cluster1_gpu0.pkl")
+    check_line(caught.value, "cluster1_gpu0.pkl")
 
 
 @pytest.mark.parametrize("name", ARTICLES)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embmerge.picklevalues import CALLS, Array, Inert, Raw, Refused, Truncated, ordered
+from embmerge.picklevalues import CALLS, Array, Inert, Raw, Refused, Truncated, Unhashed
 from embmerge.picklewalk import KEEP, walk
 from tests.hostile import text
 from tests.shards import dumped, rows_of
@@ -22,7 +22,7 @@ def walked(raw, **how):
 def alike(ours, theirs):
     """Whether the walk's value stands for what pickle.load made: sets are inert, dicts keep their text keys only."""
     if type(theirs) in {set, frozenset, complex}:
-        return type(ours) is Inert
+        return type(ours) is (Unhashed if type(theirs) is set else Inert)
     if type(theirs) in {bytes, bytearray}:
         return type(ours) is Raw and bytes(ours) == bytes(theirs)
     if type(theirs) is dict:
@@ -160,21 +160,20 @@ def test_a_length_beyond_the_file_is_known_without_reading(opcode):
         walked(b"\x80\x04" + opcode + b"x.")
 
 
-CODES = ["f2", "f4", "f8", "f16", "i1", "i8", "u2", "b1", "?", "S7", "U3", "V5", "c8"]
+CODES = ["f2", "f4", "f8", "f16", "i1", "i8", "u2", "b1", "S7", "U3", "V5", "c8", "M8[D]", "m8[ns]"]
 
 
-@pytest.mark.parametrize("code", [order + code for code in CODES for order in ("", "<", ">", "=", "|")])
-@pytest.mark.parametrize("later", ["<", ">", "=", "|"])
-def test_a_dtype_is_what_numpy_takes_it_for(code, later):
-    theirs = np.dtype(code).newbyteorder(later)
-    ours = ordered(CALLS["numpy.dtype"](code).dtype, later)
+@pytest.mark.parametrize("code", [order + code for code in CODES for order in "<>"])
+def test_a_dtype_is_what_numpy_takes_it_for(code):
+    theirs = np.dtype(code)
+    ours = walked(pickle.dumps(theirs)).dtype
     assert (ours.kind, ours.itemsize) == (theirs.kind, theirs.itemsize)
     if theirs.kind in "fiu":
         assert (np.dtype(ours.code), ours.name, str(ours)) == (theirs, theirs.name, str(theirs))
 
 
-@pytest.mark.parametrize("code", ["<f4", ">f8", "<f2", "i1", ">i2", "<u4", "u8", "?"])
-def test_a_scalar_is_the_number_that_numpy_makes_of_it(code):
+@pytest.mark.parametrize("code", ["<f4", ">f8", "<f2", "i1", ">i2", "<u4", "u8", "?", "<U3", ">U3"])
+def test_a_scalar_is_the_value_that_numpy_makes_of_it(code):
     raw = np.array([1.0]).astype(code).tobytes()
-    ours = CALLS["numpy.core.multiarray.scalar"](CALLS["numpy.dtype"](code), Raw(raw, 0, len(raw)))
+    ours = CALLS["numpy.core.multiarray.scalar"](walked(pickle.dumps(np.dtype(code))), Raw(raw, 0, len(raw)))
     assert (ours, type(ours)) == (np.frombuffer(raw, code)[0].item(), type(np.frombuffer(raw, code)[0].item()))

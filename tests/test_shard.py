@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 from embmerge.errors import LocalDataError, ShardError, TruncatedShard
 from embmerge.shard import SHARD_NAME, local_shards, read_header
 from embmerge.shardrows import addressable, read_rows
+from tests.hostile import number, plain, shard
 from tests.shards import dumped, make_shard, rows_of, shard_of
 
 NAME = "cluster1_gpu0.pkl"
@@ -82,6 +83,27 @@ def test_indices_may_be_numpy_scalars(kind, protocol):
     )
     assert (header.start, header.end, header.gpu_id) == (100, 120, 3)
     assert type(header.start) is int
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_key_may_be_a_text_of_numpy(protocol):
+    rows = rows_of(20)
+    raw = dumped({np.str_(key): value for key, value in shard_of(rows, model=np.str_("東")).items()}, protocol)
+    assert same(rows_in(raw), rows)
+    assert header_of(raw).model == "東"
+
+
+def test_a_key_of_numpy_counts_as_the_text_that_it_equals():
+    raw = shard()[:-2] + plain(np.str_("gpu_id")) + number(9) + b"u."
+    assert header_of(raw).gpu_id == pickle.loads(raw)["gpu_id"] == 9
+
+
+def test_a_dtype_may_be_shared_by_arrays_and_numbers():
+    dtype = np.dtype("<f8")
+    rows = rows_of(20, dtype=dtype)
+    raw = dumped(shard_of(rows, rate=rows[0, 0], more=np.arange(3, dtype=dtype), dtype=dtype))
+    assert same(rows_in(raw), rows)
+    assert header_of(raw).rate == rows[0, 0]
 
 
 @pytest.mark.parametrize("old_numpy", [False, True])
