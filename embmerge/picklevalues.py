@@ -244,6 +244,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": _ordered,
     "datetime.datetime": _inert,
     "datetime.date": _inert,
+    "datetime.time": _inert,
     "datetime.timedelta": _inert,
     "datetime.timezone": _inert,
 }
@@ -253,7 +254,7 @@ for _core in ("numpy.core", "numpy._core"):
     CALLS[f"{_core}.numeric._frombuffer"] = _frombuffer
 for _builtins in ("builtins", "__builtin__"):
     CALLS |= {f"{_builtins}.bytes": _bytes, f"{_builtins}.bytearray": _bytes}
-    CALLS |= {f"{_builtins}.{name}": _inert for name in ("complex", "frozenset")}
+    CALLS |= {f"{_builtins}.{name}": _inert for name in ("complex", "frozenset", "range", "xrange", "slice")}
     CALLS[f"{_builtins}.set"] = _set
 
 

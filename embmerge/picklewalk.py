@@ -2,8 +2,8 @@
 
 The opcodes are decoded by `pickletools` and interpreted on a small stack of our own. Nothing that the file names is
 imported or called: the few globals that numpy and the plain types write are understood (`picklevalues`), every other
-one is refused by name. A long value is seeked over; where it lies is remembered. What is kept is bounded by `BUDGET`,
-so a hostile file costs no more time or memory than an honest one.
+one is refused by name. A long value is seeked over; where it lies is remembered. What is kept is bounded by `BUDGET`
+and `OPCODES`, so a hostile file costs no more time or memory than an honest one.
 
 Opcodes as in CPython's Lib/pickletools.py, protocols 2 to 5.
 """
@@ -30,16 +30,19 @@ from embmerge.picklevalues import (
 )
 from embmerge.plaintext import printable
 
-BUDGET = 64 << 10  # bytes of opcodes and short values; an honest shard has less than 2 KB of them
+BUDGET = 4 << 20  # bytes of opcodes and short values: a shard has 2 KB of them, with a title a row some MB
+OPCODES = 200_000  # opcodes; what one makes takes up to 300 bytes of memory
 KEEP = 4 << 10  # a value longer than this is passed over
 _LONGEST_LINE = 256  # bytes of a line that an opcode of protocol 0 reads
+_TOO_MUCH = f"it holds too much beside arrays of numpy (at most {OPCODES:,} opcodes, or {BUDGET >> 20} MB, are read)"
 
 
 def walk(file: BinaryIO, nbytes: int, *, budget: int = BUDGET, until: str | None = None) -> Any:
-    """The value pickled in `file` (of `nbytes`), with every array as `Array`, long bytes and texts as `Raw`.
+    """The value pickled in `file` (of `nbytes`): arrays as `Array`, bytes as `Raw`, long texts as `LongText`.
 
-    At most `budget` bytes of opcodes and short values are read. With `until`, the walk ends once the key of that
-    name in an outermost dict was read: the dict as it is then comes back, and `file` stands before that key's value.
+    At most `OPCODES` opcodes are followed, and `budget` bytes of them and of short values read. With `until`, the walk
+    ends once the key of that name in an outermost dict was read: the dict as it is then comes back, and `file` stands
+    before that key's value.
     Raises `Truncated` if the file ends too early, `Refused` for everything else that is not understood.
     """
     window = _Window(file, nbytes, budget)
@@ -88,7 +91,7 @@ class _Window:
     def _counted(self, short: bytes) -> bytes:
         self._left -= len(short)
         if self._left < 0:
-            raise Refused("too many small values: the rows are not one numpy array")
+            raise Refused(_TOO_MUCH)
         return short
 
 
@@ -100,6 +103,7 @@ _MARK = _Mark()
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _TEXTS = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
 _BYTES = {"SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"}
+_LONG = _TEXTS | _BYTES | {"LONG4"}
 _NUMBERS = {"BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"}
 _EMPTY: Mapping[str, Callable[[], Any]] = {
     "EMPTY_TUPLE": tuple,
@@ -122,7 +126,7 @@ class _Machine:
     def run(self, until: str | None) -> Any:
         """Follow the opcodes to STOP, or to the key `until`, and return the one value that is left."""
         source: Any = self._window  # pickletools asks a file for no more than the window has
-        for opcode, argument, _position in pickletools.genops(source):
+        for count, (opcode, argument, _position) in enumerate(pickletools.genops(source)):
             name, long, self._window.long = opcode.name, self._window.long, None
             if until is not None and name in _TEXTS and argument == until and len(self._stack) == 1:
                 return self._pop()
@@ -130,7 +134,9 @@ class _Machine:
                 value = self._pop()
                 expect(not self._stack, "values left at the end", len(self._stack))
                 return value
-            expect(long is None or name in _TEXTS | _BYTES, "length of", name)
+            expect(long is None or name in _LONG, "length of", name)
+            if count > OPCODES:
+                raise Refused(_TOO_MUCH)
             self._step(name, argument, long)
         raise Truncated("the pickle has no end")
 
@@ -139,7 +145,7 @@ class _Machine:
         if name in _CONSTANTS:
             push(_CONSTANTS[name])
         elif name in _NUMBERS:
-            push(argument)
+            push(argument if long is None else Inert())
         elif name in _TEXTS:
             push(argument if long is None else LongText(long.offset, long.nbytes))
         elif name in _BYTES:

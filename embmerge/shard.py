@@ -129,7 +129,8 @@ def _kind(value: object) -> str:
 def _whole(shard: dict[str, Any], key: str) -> int:
     value = shard.get(key)
     if type(value) is not int or not 0 <= value < _MOST_ROWS:
-        raise Refused(f"its {key!r} is {printable(value, 40) if value is not None else 'missing'}, not a whole number")
+        shown = "missing" if value is None else printable(value, 40)
+        raise Refused(f"its {key!r} is {repr(shown) if type(value) is str else shown}, not a whole number")
     return value
 
 

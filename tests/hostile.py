@@ -334,6 +334,12 @@ def _machine():
         + b"".join(b"q" + bytes((n,)) + b"h" + bytes((n,)) + b"\x86" for n in range(200)),
         "many small values": b"](" + b"N" * 70000 + b"e",
         "many long values": b"](" + (text("x" * 5000) * 40) + b"e",
+        "too many long values": b"](" + (text("x" * 4097) * 1030) + b"e",
+        "as many bytes as are read": b"](" + b"C\0" * 199_900 + b"e",
+        "too many bytes": b"](" + b"C\0" * 300_000 + b"e",
+        "too many sets": b"](" + b"\x8f" * 300_000 + b"e",
+        "too many memo entries": b"N" + b"\x94" * 300_000,
+        "as much text as is read": b"](" + (text("\U0001f600" + "x" * 4092) * 1000) + b"e",
         "colliding keys": b"}(" + b"".join(number(n * ((1 << 61) - 1)) + b"N" for n in range(1, 3000)) + b"u",
         "marks without end": b"(" * 20000,
     }.items():

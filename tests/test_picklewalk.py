@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embmerge.picklevalues import CALLS, Array, Inert, Raw, Refused, Truncated, Unhashed
-from embmerge.picklewalk import KEEP, walk
+from embmerge.picklewalk import KEEP, OPCODES, walk
 from tests.hostile import text
 from tests.shards import dumped, rows_of
 
@@ -115,14 +115,23 @@ def test_bytes_after_the_end_are_counted():
 def test_small_values_are_read_up_to_the_budget():
     raw = pickle.dumps(list(range(300)))
     assert walked(raw, budget=len(raw)) == list(range(300))
-    with pytest.raises(Refused, match="too many small values"):
+    with pytest.raises(Refused, match="too much beside arrays"):
         walked(raw, budget=len(raw) // 2)
 
 
 def test_a_long_value_costs_its_share_of_the_budget():
     raw = pickle.dumps([bytes(KEEP + 1) for _ in range(40)])
-    with pytest.raises(Refused, match="too many small values"):
-        walked(raw)
+    assert len(walked(raw, budget=41 * KEEP)) == 40
+    with pytest.raises(Refused, match="too much beside arrays"):
+        walked(raw, budget=39 * KEEP)
+
+
+@pytest.mark.parametrize("opcodes", [b"]", b"N\x94", b"C\0", b"\x8f", b")\x85"])
+def test_no_more_opcodes_are_followed_than_memory_is_there_for(opcodes):
+    raw = b"\x80\x04(" + opcodes * (OPCODES // (1 if opcodes == b"C\0" else len(opcodes))) + b"t."
+    with pytest.raises(Refused, match="too much beside arrays"):
+        walked(raw + b"." * 9)
+    assert walked(pickle.dumps([None] * (OPCODES - 500), 4)) == [None] * (OPCODES - 500)
 
 
 @pytest.mark.parametrize(

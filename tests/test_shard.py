@@ -2,7 +2,7 @@ import io
 import pickle
 import warnings
 from collections import OrderedDict
-from datetime import date, datetime, timedelta, timezone
+from datetime import date, datetime, time, timedelta, timezone
 from pathlib import Path
 from typing import ClassVar
 
@@ -126,6 +126,12 @@ EXTRA = {
     "by number": {1: 2, 2.5: 3},
     "long text": "x" * 10_000,
     "long bytes": b"x" * 10_000,
+    "long number": 1 << 40_000,
+    "titles": [f"Title {row}" for row in range(15_000)],
+    "long titles": [f"Title {row} " * 400 for row in range(20)],
+    "ids": list(range(1_000_000, 1_020_000)),
+    "turned cube": np.zeros((2, 3, 4)).transpose(1, 0, 2),
+    "ways to count": [time(1, 2), range(3), slice(1, None)],
 }
 
 
@@ -199,7 +205,9 @@ def test_rows_that_disagree_with_the_range_are_named():
         ({"embeddings": np.zeros((40, 6), int)}, "not of float16"),
         ({"embeddings": np.zeros(40, "f4")}, "not \\(rows, dim\\)"),
         ({"start_index": -1}, "start_index"),
-        ({"cluster_id": "1"}, "cluster_id"),
+        ({"cluster_id": "1"}, "its 'cluster_id' is '1', not a whole number"),
+        ({"cluster_id": -1}, "its 'cluster_id' is -1, not a whole number"),
+        ({"titles": ["t"] * 210_000}, "too much beside arrays"),
         ({"extra": Path("x")}, "pathlib"),
     ],
 )
