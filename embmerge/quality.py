@@ -87,7 +87,7 @@ class Quality:
 
 def row_norms(rows: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """The Euclidean norm of every row, as float64 and without overflow or a warning; NaN or Inf where a row has one."""
-    native = rows if rows.dtype.isnative and rows.itemsize > 2 else rows.astype(np.float32)  # noqa: PLR2004  float16 would overflow
+    native = rows.astype(np.promote_types(rows.dtype, np.float32), copy=False)  # float16 would overflow
     with np.errstate(over="ignore", invalid="ignore"):
         norms: npt.NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", native, native).astype(np.float64))
         odd = np.flatnonzero(~np.isfinite(norms) | (norms < 1e-15))  # noqa: PLR2004  squares beyond or below a float
