@@ -19,6 +19,7 @@ SHARD_NAME = re.compile(r"cluster(\d{1,9})_gpu(\d{1,9})\.pkl")
 _DTYPES = {"f2", "f4", "f8"}
 _TEXT_LIMIT = 200  # characters of a model's name that are kept
 _MOST_ROWS = 1 << 40
+_WIDEST = (1 << 24) - 1  # values a row that a merged file has
 _LARGEST = 1e300  # seconds, rows a second: a longer integer does not fit a float
 
 
@@ -101,6 +102,8 @@ def _checked(value: Any, nbytes: int, name: str, cluster: str | None, *, prefix:
         raise Refused(f"its array is of {array.dtype}, not of float16, float32 or float64")
     start, end = _whole(value, "start_index"), _whole(value, "end_index")
     rows, dim = array.shape
+    if dim > _WIDEST:
+        raise Refused(f"its rows have {dim:,} values each; at most {_WIDEST:,} are merged")
     if end - start != rows and not (prefix and end - start > rows):
         raise Refused(f"it says it covers rows {start:,} - {end:,}, which are {end - start:,}, but it holds {rows:,}")
     return ShardHeader(

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from embmerge import shardrows
 from embmerge.errors import LocalDataError, ShardError, TruncatedShard
 from embmerge.shard import SHARD_NAME, local_shards, read_header
 from embmerge.shardrows import addressable, read_rows
@@ -64,6 +65,38 @@ def test_long_arrays_are_those_of_pickle_load(protocol, order):
     raw = dumped(shard_of(rows), protocol)
     assert same(rows_in(raw), rows)
     assert same(rows_in(raw, 1234, 1300), rows[1234:1300])
+
+
+@pytest.mark.parametrize("jump", [0, 1 << 20])
+@pytest.mark.parametrize("tile", [1, 150, 1000])
+def test_columns_are_turned_into_rows_tile_by_tile(monkeypatch, tile, jump):
+    monkeypatch.setattr(shardrows, "_TILE", tile)
+    monkeypatch.setattr(shardrows, "_BAND", 100)
+    monkeypatch.setattr(shardrows, "_JUMP", jump)
+    rows = np.asfortranarray(rows_of(50, 9))
+    raw = dumped(shard_of(rows), 3)
+    with addressable(io.BytesIO(raw), header_of(raw)) as (plain, header):
+        for start, stop in ((0, 50), (0, 1), (49, 50), (7, 31), (3, 8), (8, 9), (20, 20)):
+            assert same(read_rows(plain, header, start, stop), rows[start:stop])
+
+
+@pytest.mark.parametrize("shape", [(20, 100_000), (100_000, 20), (1, 100_000)])
+def test_columns_are_read_in_few_pieces(shape):
+    class Counted(io.BytesIO):
+        reads = 0
+
+        def readinto(self, view):
+            self.reads += 1
+            return super().readinto(view)
+
+    rows = np.ones(shape, "f2").T.copy().T
+    raw = dumped(shard_of(rows)).replace(b"\x89B", b"\x88B")  # a single row is spelled in order of rows
+    file = Counted(raw)
+    with addressable(file, header_of(raw)) as (plain, header):
+        assert header_of(raw).array.order == "F"
+        for row in range(shape[0])[:50]:
+            assert same(read_rows(plain, header, row, row + 1), rows[row : row + 1])
+    assert file.reads <= 100
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -204,6 +237,7 @@ def test_rows_that_disagree_with_the_range_are_named():
         ({"embeddings": [[1.0, 2.0]]}, "a list, not a numpy array"),
         ({"embeddings": np.zeros((40, 6), int)}, "not of float16"),
         ({"embeddings": np.zeros(40, "f4")}, "not \\(rows, dim\\)"),
+        ({"embeddings": np.zeros((1, 1 << 24), "f2")}, "its rows have 16,777,216 values each"),
         ({"start_index": -1}, "start_index"),
         ({"cluster_id": "1"}, "its 'cluster_id' is '1', not a whole number"),
         ({"cluster_id": -1}, "its 'cluster_id' is -1, not a whole number"),
@@ -235,13 +269,14 @@ def test_a_shard_that_is_cut_short_is_told_apart():
             header_of(raw[:end])
 
 
-def test_a_shard_that_shrinks_while_it_is_read_is_noticed(tmp_path):
-    path = make_shard(tmp_path, rows_of(4000, 64))
+@pytest.mark.parametrize("order", "CF")
+def test_a_shard_that_shrinks_while_it_is_read_is_noticed(tmp_path, order):
+    path = make_shard(tmp_path, np.asarray(rows_of(4000, 64), order=order))
     with path.open("r+b", buffering=0) as file:
         header = read_header(file, path.stat().st_size, path.name)
         file.truncate(5000)
-        with pytest.raises(TruncatedShard, match="shorter"):
-            read_rows(file, header, 0, 4000)
+        with addressable(file, header) as (plain, placed), pytest.raises(TruncatedShard, match="shorter"):
+            read_rows(plain, placed, 0, 4000)
 
 
 def test_damaged_text_of_protocol_2_is_refused():
