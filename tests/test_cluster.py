@@ -213,6 +213,19 @@ def test_fields_beyond_the_first_blocks_are_found(remote, desk):
     assert read(desk)["cluster0_gpu0.pkl"].rows == 400
 
 
+@both_ways
+def test_titles_and_ids_beside_the_rows_are_read_through(remote, desk, transfer):
+    rows = rows_of(15_000, 8)
+    titles = [f"Title {row}" for row in range(len(rows))]
+    make_shard(remote, rows, cluster=0, gpu=0, titles=titles, ids=list(range(len(rows))))
+    assert read(desk, transfer)["cluster0_gpu0.pkl"].rows == 15_000
+
+
+def test_a_shard_with_more_beside_its_rows_than_is_fetched_says_so(remote, desk):
+    make_shard(remote, rows_of(400, 64), cluster=0, gpu=0, notes=[f"{number:04000}" for number in range(300)])
+    assert "more beside its rows than is read over the network" in str(read(desk)["cluster0_gpu0.pkl"])
+
+
 def test_nothing_is_connected_before_connect(desk):
     desk.write()
     with pytest.raises(ConnectError, match="a is not connected"):

@@ -28,6 +28,7 @@ from embmerge.shard import SHARD_NAME, ShardHeader, read_header
 
 CHECKPOINT_NAME = re.compile(r"(cluster\d{1,9}_gpu\d{1,9})_checkpoint_(\d{1,12})\.pkl")  # worker, rows so far
 _ROUNDS = 8  # of further blocks for shards that are laid out otherwise
+_DOUBLED = 4  # times that a block is twice as long as the one before
 _SHOWN = 5  # names in a message
 _AT_FIRST = 1  # retries of a host that was never reached
 
@@ -333,8 +334,9 @@ class Cluster:
             known: dict[RemoteFile, dict[int, bytes]] = {file: {} for file in files}
             wanted = [(file, offset) for file in files for offset in {0, max(0, file.nbytes - EDGE)}]
             found: dict[RemoteFile, ShardHeader | ShardError] = {}
-            for _round in range(_ROUNDS):
-                answers = channel.read_blocks([(file.path, offset, EDGE) for file, offset in wanted])
+            for further in range(_ROUNDS):
+                length = EDGE << min(further, _DOUBLED)  # a list of titles is longer than an edge
+                answers = channel.read_blocks([(file.path, offset, length) for file, offset in wanted])
                 for (file, offset), answer in zip(wanted, answers, strict=True):
                     if isinstance(answer, OSError):
                         found[file] = self._unreadable(file, answer)
@@ -352,7 +354,11 @@ class Cluster:
             for file in files:
                 yield (
                     file,
-                    found.get(file) or ShardError(f"{printable(file.name)}: its header is scattered all over it"),
+                    found.get(file)
+                    or ShardError(
+                        f"{printable(file.name)}: it holds more beside its rows than is read over the network",
+                        hint="download it and look at it: invoke sync, then invoke inspect",
+                    ),
                 )
 
     def _headers_one_by_one(self, files: Sequence[RemoteFile]) -> Iterator[tuple[RemoteFile, ShardHeader | ShardError]]:
