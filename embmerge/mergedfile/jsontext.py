@@ -77,7 +77,8 @@ def check_article(article: object, name: str, row: int) -> dict[str, Any]:
     """`article` reduced to title, id and url, if they have the types that merge writes."""
     if type(article) is dict:
         title, key, url = article.get("title"), article.get("id"), article.get("url")
-        if type(title) is str and type(key) in _ID and type(url) in _URL:
+        short = type(key) is not int or key.bit_length() < _BITS  # what a .pkl has room for
+        if type(title) is str and type(key) in _ID and type(url) in _URL and short:
             return {"title": title, "id": key, "url": url}
     raise damaged(name, f"article {row:,} is not a title, an id and a url")
 

@@ -7,7 +7,8 @@ It is one dict, laid out so that rows are written in place and everything else i
     'articles'      a list of dicts, last
 
 The number of rows is known last; it and the length of the bytearray are opcodes of fixed width, filled in at the end.
-Opcodes as in CPython's Lib/pickletools.py; the dtype as numpy's own `dtype.__reduce__` gives it.
+Opcodes as in CPython's Lib/pickletools.py; the dtype as numpy's own `dtype.__reduce__` gives it. What is read back
+must be spelled as it is written here: a memo with more in it, say, would give the articles other keys.
 """
 
 import io
@@ -52,10 +53,7 @@ class PickleWriter:
     def finish(self, articles: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]) -> None:
         """Append the metadata and the articles, fill in the number of rows, sync, and read it all back."""
         tail = _Tail(self._file)
-        tail.write(b"\x87R")  # TUPLE3, REDUCE: the array
-        for key, value in metadata.items():
-            tail.write(_plain(key) + _plain(value))
-        tail.write(b"u" + _plain(_ARTICLES))  # SETITEMS
+        tail.write(_between(metadata))
         _write_articles(tail, articles)
         tail.write(_CLOSING)
         self._file.seek(0)
@@ -102,12 +100,15 @@ class PickleMerged:
         array = value.pop("embeddings", None) if type(value) is dict else None
         if not isinstance(array, Array) or array.dtype is None or array.raw is None:
             raise damaged(name, "it has no 'embeddings' array before its metadata: it is not a merged file of embmerge")
-        plain = len(array.shape) == 2 and array.order == "C" and not array.raw.text and array.raw.offset > 0  # noqa: PLR2004  a table
-        if not plain or array.dtype.code[1:] not in {"f2", "f4", "f8"}:
+        if len(array.shape) != 2 or array.dtype.code[1:] not in {"f2", "f4", "f8"}:  # noqa: PLR2004  a table
             raise damaged(name, f"its array of shape {array.shape} and {array.dtype} is not a table of floats")
         self.shape, self.dtype = (array.shape[0], array.shape[1]), np.dtype(array.dtype.code)
         self.metadata = check_metadata(value, self.shape, name)
-        self._rows = RowSource(self._file, array.raw.offset, self.shape, self.dtype, name)
+        start, end = array.raw.offset, array.raw.offset + array.raw.nbytes
+        head, between = _head(*self.shape, self.dtype), _between(value)
+        if not (self._has(head, 0, start) and self._has(between, end, self._articles_at)):
+            raise damaged(name, "its header is not as merge writes it")
+        self._rows = RowSource(self._file, start, self.shape, self.dtype, name)
 
     def rows(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Rows [start, stop), as a new array."""
@@ -133,21 +134,31 @@ class PickleMerged:
         """Let go of the file."""
         self._file.close()
 
+    def _has(self, expected: bytes, start: int, stop: int) -> bool:
+        """Whether bytes [start, stop) of the file are those `expected`."""
+        return stop - start == len(expected) and os.pread(self._file.fileno(), len(expected), start) == expected
+
 
 def _head(rows: int, dim: int, dtype: "np.dtype[Any]") -> bytes:
     """Everything before the first row; as long for any number of rows."""
-    reduced: Any = dtype.__reduce__()
-    _function, arguments, state = reduced
+    order, code = dtype.str[0], dtype.str[1:]
     return b"".join(
         (
             b"\x80\x05}(",  # PROTO 5, EMPTY_DICT, MARK
             _plain("embeddings"),
             b"cnumpy\nndarray\n",
             _number(rows) + _number(dim) + b"\x86",  # TUPLE2
-            b"cnumpy\ndtype\n" + _plain(arguments) + b"R" + _plain(state) + b"b",  # REDUCE, BUILD
+            b"cnumpy\ndtype\n" + _plain((code, False, True)) + b"R",  # REDUCE
+            _plain((3, order, None, None, None, -1, -1, 0)) + b"b",  # BUILD
             b"\x96" + (rows * dim * dtype.itemsize).to_bytes(8, "little"),  # BYTEARRAY8
         )
     )
+
+
+def _between(metadata: Mapping[str, Any]) -> bytes:
+    """Everything between the last row and the articles."""
+    items = (_plain(key) + _plain(value) for key, value in metadata.items())
+    return b"".join((b"\x87R", *items, b"u", _plain(_ARTICLES)))  # TUPLE3, REDUCE: the array; SETITEMS
 
 
 def _number(value: int) -> bytes:
@@ -208,19 +219,20 @@ def _read_records(file: BinaryIO, name: str) -> Iterator[bytes]:
     """The records that `_write_articles` wrote, to the end of the file; anything else there is refused."""
     if file.read(len(_KEYS_AND_LIST)) != _KEYS_AND_LIST:
         raise damaged(name, "its articles are not where merge puts them")
-    while (opcode := file.read(1)) in _BETWEEN:
-        if opcode == b"}":
+    while (opcode := file.read(1)) == b"(":  # MARK
+        while (opcode := file.read(1)) == b"}":  # EMPTY_DICT
             opened = file.read(1)
             values = [_read_value(file, name, place) for place in range(len(KEYS))]
             closed = file.read(1)
             if opened != b"(" or closed != b"u":
                 raise damaged(name, "one of its articles is not as merge writes it")
             yield record(*values)
+        if opcode != b"e":  # APPENDS
+            raise damaged(name, "its list of articles is not as merge writes it")
     if opcode + file.read(2) != _CLOSING:
         raise damaged(name, "it does not end as merge ends it")
 
 
-_BETWEEN = {b"(", b"}", b"e"}  # MARK, EMPTY_DICT, APPENDS
 _WIDTHS = {b"X": 4, b"\x8c": 1, b"\x8a": 1, b"N": 0}  # BINUNICODE, SHORT_BINUNICODE, LONG1, NONE: bytes of the length
 
 
