@@ -27,6 +27,7 @@ EVIL = {
     "a number without end": b"\x15" + b"\xff" * 50,
     "a list of billions": b"\x19\xf5\xff\xff\xff\xff\x0f" + b"\x02" * 100,
     "more values than allowed": b"\x19\xfc\xff\xff\xff\x0f" + b"\x00" * 600_000,
+    "more truths than allowed": b"\x11" * 600_000 + b"\x00",
     "structs in structs": b"\x1c" * 10_000,
     "lists in lists": b"\x19" * 10_000,
     "a map": b"\x1b\x00\x00",

@@ -40,10 +40,10 @@ class _Reader:
         while header := self._byte():
             step, kind = divmod(header, 16)
             field = field + step if step else self._number()
-            fields[field] = kind == _TRUE if kind in (_TRUE, _FALSE) else self._value(kind, depth)
+            fields[field] = self._value(kind, depth)
         return fields
 
-    def _value(self, kind: int, depth: int) -> Any:
+    def _value(self, kind: int, depth: int, *, listed: bool = False) -> Any:
         self._left -= 1
         if self._left < 0 or depth > _DEPTH:
             raise ValueError("it has more or deeper values than any of ours")
@@ -56,7 +56,9 @@ class _Reader:
         if kind == _LIST:
             count, kind = divmod(self._byte(), 16)
             count = self.varint() if count == _LONG_LIST else count
-            return [self._value(kind, depth + 1) for _ in range(count)]
+            return [self._value(kind, depth + 1, listed=True) for _ in range(count)]
+        if kind in (_TRUE, _FALSE) and not listed:
+            return kind == _TRUE
         if kind in (_TRUE, _FALSE, _BYTE):  # in a list, a truth is a byte
             return self._byte()
         if kind == _DOUBLE:
