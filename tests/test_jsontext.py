@@ -1,9 +1,10 @@
 import math
+import tracemalloc
 
 import pytest
 
 from embmerge.errors import LocalDataError
-from embmerge.mergedfile.jsontext import check_metadata, dump, from_strings, load, to_strings
+from embmerge.mergedfile.jsontext import METADATA_LIMIT, check_metadata, dump, from_strings, load, to_strings
 from tests.mergedsets import metadata_of, rows_of
 
 
@@ -31,6 +32,18 @@ def test_a_model_that_is_a_number_in_letters_stays_text():
 
 def test_what_json_cannot_say_becomes_none():
     assert load(dump({"a": [math.nan, math.inf, 1.5]}), "x") == {"a": [None, None, 1.5]}
+
+
+@pytest.mark.parametrize("container", [b"[]", b"{}", b'{"":0}', b"[" * 90 + b"]" * 90])
+def test_a_document_of_containers_alone_costs_little(container):
+    document = b'{"x":[' + b",".join([container] * (METADATA_LIMIT // (len(container) + 2))) + b"]}"
+    tracemalloc.start()
+    try:
+        with pytest.raises(LocalDataError, match=r"^x: its metadata has more than 16,384 lists and objects$"):
+            load(document, "x")
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("value", [shared(3, 1000), shared(20, 2), b"x", {1: 2}, 1 << 200, object(), {"a": {1, 2}}])

@@ -16,6 +16,7 @@ from embmerge.plaintext import printable
 METADATA_LIMIT = 3 << 19  # some two thousand shards; decoded, hostile JSON can be thirty times as large
 LINE_LIMIT = 2 << 20  # a title, an id and a url of 64 KiB each, escaped
 _WEIGHT, _EACH = 4 << 20, 8  # of metadata: characters, and so many for every value
+_CONTAINERS = 1 << 14  # lists and objects in a document: two bytes of it, and up to two hundred in memory
 _DEPTH, _BITS = 8, 128  # containers within each other, bits of a number
 _DIGITS = 40  # of an id; Python 3.10 needs minutes to read a number of a million digits
 _DIMS = range(1, 1 << 24)
@@ -91,9 +92,11 @@ def dump(metadata: Mapping[str, Any]) -> bytes:
 
 
 def load(document: bytes, name: str, limit: int = METADATA_LIMIT) -> dict[str, Any]:
-    """The JSON object in `document`; `LocalDataError` if it is none or longer than `limit` bytes."""
+    """The JSON object in `document`; `LocalDataError` if it is none, longer than `limit` bytes, or all containers."""
     if len(document) > limit:
         raise damaged(name, f"its metadata is longer than {limit:,} bytes")
+    if document.count(b"[") + document.count(b"{") > _CONTAINERS:
+        raise damaged(name, f"its metadata has more than {_CONTAINERS:,} lists and objects")
     decoded = _decode(document, name, "its metadata")
     if not isinstance(decoded, dict):
         raise damaged(name, "its metadata is not a JSON object")
