@@ -56,3 +56,9 @@ def test_a_name_with_terminal_escapes_is_shown_harmlessly():
     with pytest.raises(LocalDataError) as caught:
         from_strings({"\x1b[2J": "{"}, "x\ny")
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("change", [{"embedding_dim": 1.0}, {"embedding_dim": True}, {"total_articles": 3.0}])
+def test_a_size_that_only_equals_a_whole_number_is_refused(change):
+    with pytest.raises(LocalDataError, match=r"^x: its metadata does not speak of 3 rows of 1$"):
+        check_metadata({**metadata_of(rows_of(3, 1)), **change}, (3, 1), "x")

@@ -152,6 +152,7 @@ STRANGE = {
     "vectors of integers": lambda t: column(t, 3, "embedding", pa.array([[1] * 24] * 500)),
     "vectors that may be missing": lambda t: column(t, 3, "embedding", t["embedding"]),
     "longer vectors": lambda t: metadata(t, embedding_dim="25"),
+    "vectors of a length that is no whole number": lambda t: metadata(t, embedding_dim="24.0"),
     "vectors of a length that is no number": lambda t: metadata(t, embedding_dim="[]"),
     "titles of bytes": lambda t: column(t, 0, "title", pa.array([b"\xff"] * 500)),
     "ids of floats": lambda t: column(t, 1, "id", t["id"].cast(pa.float64())),

@@ -132,7 +132,8 @@ def check_metadata(metadata: dict[str, Any], shape: tuple[int, int], name: str) 
     All values are plain and not too many: a pickle of a few bytes can share one list a billion times.
     """
     rows, dim = shape
-    if metadata.get("total_articles") != rows or metadata.get("embedding_dim") != dim or dim not in _DIMS:
+    said = metadata.get("total_articles"), metadata.get("embedding_dim")
+    if said != shape or {*map(type, said)} != {int} or dim not in _DIMS:  # 4.0 and True are equal to numbers, too
         raise damaged(name, f"its metadata does not speak of {rows:,} rows of {dim:,}")
     try:
         _weight(metadata)
