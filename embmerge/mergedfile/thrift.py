@@ -57,10 +57,8 @@ class _Reader:
             count, kind = divmod(self._byte(), 16)
             count = self.varint() if count == _LONG_LIST else count
             return [self._value(kind, depth + 1, listed=True) for _ in range(count)]
-        if kind in (_TRUE, _FALSE) and not listed:
-            return kind == _TRUE
         if kind in (_TRUE, _FALSE, _BYTE):  # in a list, a truth is a byte
-            return self._byte()
+            return self._byte() if listed or kind == _BYTE else kind == _TRUE
         if kind == _DOUBLE:
             return self._take(8) and None
         raise ValueError("it has a value of an unknown kind")
