@@ -62,3 +62,24 @@ def test_a_name_with_terminal_escapes_is_shown_harmlessly():
 def test_a_size_that_only_equals_a_whole_number_is_refused(change):
     with pytest.raises(LocalDataError, match=r"^x: its metadata does not speak of 3 rows of 1$"):
         check_metadata({**metadata_of(rows_of(3, 1)), **change}, (3, 1), "x")
+
+
+def chunks_of(*ranges):
+    return {"chunk_info": [{"start_index": start, "end_index": end} for start, end in ranges]}
+
+
+@pytest.mark.parametrize("ranges", [[(0, 40)] * 2, [(20, 40), (0, 20)], [(0, 21), (20, 40)], [(-1, 40)], [(40, 0)]])
+def test_shards_whose_rows_do_not_follow_one_another_are_refused(ranges):
+    with pytest.raises(LocalDataError, match=rf"^x: the rows of shard {len(ranges)} in its chunk_info do not follow"):
+        check_metadata(metadata_of(rows_of(40)) | chunks_of(*ranges), (40, 24), "x")
+
+
+@pytest.mark.parametrize("ranges", [[], [(0, 20), (20, 40)], [(0, 20), (None, 30), (30, 50)], [(0, 0), (0, 40)]])
+def test_shards_whose_rows_follow_one_another_are_fine(ranges):
+    metadata = metadata_of(rows_of(40)) | chunks_of(*ranges)
+    assert check_metadata(metadata, (40, 24), "x") == metadata
+
+
+def test_more_shards_than_a_report_can_compare_are_refused():
+    with pytest.raises(LocalDataError, match=r"^x: its chunk_info has 4,097 shards, and 4,096 are the most$"):
+        check_metadata(metadata_of(rows_of(40)) | chunks_of(*[(0, 0)] * 4097), (40, 24), "x")

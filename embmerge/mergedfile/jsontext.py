@@ -20,6 +20,7 @@ _CONTAINERS = 1 << 14  # lists and objects in a document: two bytes of it, and u
 _DEPTH, _BITS = 8, 128  # containers within each other, bits of a number
 _DIGITS = 40  # of an id; Python 3.10 needs minutes to read a number of a million digits
 _DIMS = range(1, 1 << 24)
+_SHARDS = 4096  # in chunk_info: a report takes its time for each, and compares all with all
 _KEYS = ("total_articles", "embedding_dim", "shape", "model", "timestamp", "quality_metrics", "chunk_info")
 _TEXTS = ("model", "timestamp")  # text as it is; all else is JSON
 _ID, _URL = {int, str, type(None)}, {str, type(None)}
@@ -146,8 +147,22 @@ def check_metadata(metadata: dict[str, Any], shape: tuple[int, int], name: str) 
         odd = [key for key, value in entry.items() if type(value) not in _TYPES.get(key, {type(value)})]
         if odd:
             raise damaged(name, f"its metadata has a {odd[0]} of another type")
+    _check_ranges(chunks, name)
     whole = dict.fromkeys(_TEXTS) | metadata | {"shape": shape, "quality_metrics": {**metrics, "shape": shape}}
     return {key: whole[key] for key in (*_KEYS, *whole)}  # in the same order whatever the format, so that bytes agree
+
+
+def _check_ranges(chunks: list[dict[str, Any]], name: str) -> None:
+    """Raise `LocalDataError` unless the shards are not too many, and the rows of each come after those before."""
+    if len(chunks) > _SHARDS:
+        raise damaged(name, f"its chunk_info has {len(chunks):,} shards, and {_SHARDS:,} are the most")
+    before = 0
+    for number, chunk in enumerate(chunks, 1):
+        start, end = chunk.get("start_index"), chunk.get("end_index")
+        if start is not None and end is not None:
+            if not before <= start <= end:
+                raise damaged(name, f"the rows of shard {number:,} in its chunk_info do not follow those before")
+            before = end
 
 
 def _weight(value: Any, depth: int = 0) -> int:

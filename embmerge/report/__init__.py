@@ -177,7 +177,7 @@ def _ranges(metadata: Mapping[str, Any], rows: int, path: Path) -> list[tuple[in
     ranges = []
     for chunk in metadata["chunk_info"]:
         start, end = chunk.get("start_index"), chunk.get("end_index")
-        if type(start) is not int or type(end) is not int or not 0 <= start <= end:
+        if start is None or end is None:
             raise LocalDataError(f"{path}: its chunk_info has no row ranges", hint="merge it again")
         ranges.append((min(start, rows), min(end, rows)))
     return ranges
