@@ -43,6 +43,12 @@ def temporary_for(place: Path) -> Iterator[Path]:
             _mine.discard(mark)
 
 
+def place_name(name: str) -> str:
+    """The name of the place that the temporary `name` is for, which a person knows; any other name as it is."""
+    match = re.fullmatch(rf"\.(?P<place>.+)\.{_MARK.pattern}", name, re.DOTALL)
+    return match["place"] if match else name
+
+
 @contextmanager
 def replacing(place: Path) -> Iterator[Path]:
     """A path for the new content of `place`: synced and renamed when the block ends well, removed when it does not."""

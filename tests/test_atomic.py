@@ -144,3 +144,10 @@ def test_what_was_replaced_is_freed_before_long(tmp_path):
 def test_nothing_need_stand_where_a_file_is_put(tmp_path):
     with open_files_unchanged(), atomic.outliving_its_name(tmp_path / "x"):
         (tmp_path / "x").write_text("new")
+
+
+@pytest.mark.parametrize("name", ["f.pkl", ".f", "a.tmp", "two\nlines", "a.b-1-2.tmp.x"])
+def test_a_temporary_is_known_by_the_name_of_its_place(tmp_path, name):
+    with atomic.temporary_for(tmp_path / name) as temporary:
+        assert atomic.place_name(temporary.name) == name
+    assert atomic.place_name(name) == name

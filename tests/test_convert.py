@@ -96,6 +96,36 @@ def test_a_pipe_is_not_waited_for(tmp_path, suffix):
         convert(tmp_path / f"a{suffix}", tmp_path / "b.pkl")
 
 
+@pytest.mark.parametrize("key", ["embeddings", "articles", "files", "ARROW:schema"])
+def test_metadata_that_is_called_like_a_part_of_a_file_is_refused_by_the_outputs_name(tmp_path, key):
+    with pytest.raises(LocalDataError, match=rf"^a\.safetensors: its metadata has `{key}`"):
+        write_set(tmp_path / "a.safetensors", rows_of(), metadata=metadata_of(rows_of()) | {key: 5})
+    assert contents(tmp_path) == {}
+
+
+def test_metadata_that_only_another_format_has_a_place_for_is_refused_by_the_sources_name(tmp_path):
+    path = write_set(tmp_path / "a.npy", rows_of())
+    side = tmp_path / "a.json"
+    side.write_bytes(side.read_bytes().replace(b"{", b'{"embeddings": 5, ', 1))
+    with pytest.raises(LocalDataError, match=r"^a\.npy: its metadata has `embeddings`"):
+        convert(path, tmp_path / "b.pkl")
+
+
+def test_metadata_that_has_no_room_in_the_output_is_refused_by_its_name(tmp_path):
+    path = write_set(tmp_path / "a.npy", rows_of(), metadata=metadata_of(rows_of()) | {"more": "x" * 5000})
+    with pytest.raises(LocalDataError, match=r"^b\.pkl: its metadata holds more than plain values"):
+        convert(path, tmp_path / "b.pkl")
+
+
+@pytest.mark.parametrize(("there", "model"), [(".npy", "\ud800"), (".safetensors", "?"), (".parquet", "?")])
+def test_half_a_surrogate_pair_in_the_metadata_is_no_trouble(tmp_path, there, model):
+    metadata = metadata_of(rows_of()) | {"model": "\ud800", "\udfff": "\ud800"}
+    path = write_set(tmp_path / "a.pkl", rows_of(), metadata=metadata)
+    convert(path, tmp_path / f"b{there}")
+    with closing(open_merged(tmp_path / f"b{there}")) as merged:
+        assert merged.metadata["model"] == model
+
+
 @pytest.mark.parametrize("there", SUFFIXES)
 def test_a_source_with_damaged_articles_leaves_the_old_output(tmp_path, there):
     source, target = tmp_path / "source", tmp_path / "target"

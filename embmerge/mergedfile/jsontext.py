@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
+from embmerge.atomic import place_name
 from embmerge.errors import LocalDataError
 from embmerge.plaintext import printable
 
@@ -23,6 +24,7 @@ _DIMS = range(1, 1 << 24)
 _SHARDS = 4096  # in chunk_info: a report takes its time for each, and compares all with all
 _KEYS = ("total_articles", "embedding_dim", "shape", "model", "timestamp", "quality_metrics", "chunk_info")
 _TEXTS = ("model", "timestamp")  # text as it is; all else is JSON
+_TAKEN = {"embeddings", "articles", "files", "ARROW:schema"}  # what one format or another calls its own parts
 _ID, _URL = {int, str, type(None)}, {str, type(None)}
 _KINDS = (  # of what merge writes, in metadata, quality_metrics and chunk_info; any of it may be missing
     ((*_TEXTS, "dtype", "filepath", "cluster", "sha256"), {str, type(None)}),
@@ -107,7 +109,7 @@ def load(document: bytes, name: str, limit: int = METADATA_LIMIT) -> dict[str, A
 def to_strings(metadata: Mapping[str, Any]) -> dict[str, str]:
     """`metadata` as text for text, for formats whose metadata is that: model and timestamp plain, the rest JSON."""
     texts = {
-        key: value if key in _TEXTS and isinstance(value, str) else encode(_finite(value)).decode()
+        _utf8(key): _utf8(value) if key in _TEXTS and isinstance(value, str) else encode(_finite(value)).decode()
         for key, value in metadata.items()
         if not (key in _TEXTS and value is None)
     }
@@ -143,6 +145,9 @@ def check_metadata(metadata: dict[str, Any], shape: tuple[int, int], name: str) 
     metrics, chunks = metadata.get("quality_metrics"), metadata.get("chunk_info")
     if not isinstance(metrics, dict) or not isinstance(chunks, list) or not all(isinstance(c, dict) for c in chunks):
         raise damaged(name, "its metadata lacks quality_metrics or chunk_info")
+    taken = _TAKEN.intersection(metadata)
+    if taken:
+        raise damaged(name, f"its metadata has `{min(taken)}`, which is no name for more of it")
     for entry in (metadata, metrics, *chunks):
         odd = [key for key, value in entry.items() if type(value) not in _TYPES.get(key, {type(value)})]
         if odd:
@@ -184,8 +189,10 @@ def _weight(value: Any, depth: int = 0) -> int:
 
 
 def damaged(name: str, why: str) -> LocalDataError:
-    """The error for a merged file that cannot be used as it is."""
-    return LocalDataError(f"{printable(name)}: {why}", hint="make it again with `invoke merge` or `invoke convert`")
+    """The error for a merged file that cannot be used as it is; one that is being written goes by its final name."""
+    return LocalDataError(
+        f"{printable(place_name(name))}: {why}", hint="make it again with `invoke merge` or `invoke convert`"
+    )
 
 
 def encode(value: object, indent: int | None = None) -> bytes:
@@ -203,6 +210,10 @@ def _decode(text: str | bytes, name: str, what: str) -> Any:
         return _decoder.decode(text if isinstance(text, str) else str(text, "utf-8"))
     except (ValueError, RecursionError):
         raise damaged(name, f"{what} is not JSON as merge writes it") from None
+
+
+def _utf8(text: str) -> str:
+    return text.encode(errors="replace").decode()  # half a surrogate pair, which only JSON could say
 
 
 def _check_room(nbytes: int) -> None:

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from embmerge.atomic import sync
+from embmerge.atomic import place_name, sync
 from embmerge.errors import LocalDataError, UsageError
 from embmerge.mergedfile.jsontext import METADATA_LIMIT, Lines, check_metadata, damaged, dump, load, read_lines
 from embmerge.mergedfile.rawrows import Region, RowSink, RowSource, not_as_written, read_back
@@ -65,7 +65,7 @@ class NpyWriter:
         try:
             read_back(written, self._rows)
             if lines.count != written.shape[0] or not lines.stand_in(written.lines()):
-                raise not_as_written(self._paths.articles)
+                raise not_as_written(self._paths.rows)
         finally:
             written.close()
 
@@ -90,13 +90,14 @@ class NpyMerged:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        name = path.name
+        name = place_name(path.name)
+        beside = [printable(each.name) for each in _set_of(path.with_name(name))[1:]]
         with ExitStack() as files:
             self._file, self._lines, side = _open_set(path, files)
             self.shape, self.dtype = _read_header(self._file, name)
-            metadata = load(side.read(METADATA_LIMIT + 1), f"{path.stem}.json")
+            metadata = load(side.read(METADATA_LIMIT + 1), beside[1])
             if metadata.pop("files", None) != {"npy": _edges(self._file), "articles.jsonl": _edges(self._lines)}:
-                raise damaged(name, f"{path.stem}.json and {path.stem}.articles.jsonl belong to another file")
+                raise damaged(name, f"{' and '.join(beside)} belong to another file")
             self.metadata = check_metadata(metadata, self.shape, name)
             self._rows = RowSource(self._file, _HEADER, self.shape, self.dtype, name)
             self._open = files.pop_all()

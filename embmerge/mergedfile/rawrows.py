@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from embmerge.atomic import sync
+from embmerge.atomic import place_name, sync
 from embmerge.errors import DiskError
 from embmerge.mergedfile.jsontext import damaged
 from embmerge.pages import as_bytes, placed
@@ -143,7 +143,7 @@ def _try_sync(path: Path) -> None:
 def not_as_written(path: Path) -> DiskError:
     """The error for a file that the disk does not give back as it was given."""
     return DiskError(
-        f"{printable(str(path))} does not read back as it was written",
+        f"{printable(str(path.with_name(place_name(path.name))))} does not read back as it was written",
         hint="the disk may be failing; choose an --output on another one",
     )
 
