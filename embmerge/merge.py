@@ -7,6 +7,7 @@ articles is needed only before the last rows are written.
 
 import hashlib
 import os
+import re
 import sys
 import threading
 import time
@@ -44,6 +45,7 @@ from embmerge.shardrows import addressable, read_rows
 _BLOCK = 2 << 20  # bytes of rows in memory at once; larger ones are new pages from the system each time
 _DTYPES = ("float16", "float32", "float64")
 _HASHED = 1 << 20  # bytes hashed at once
+_LAST_SECOND = 253_402_300_799  # of the year 9999
 _SWITCH = 0.0002  # seconds that the thread which reads articles keeps Python's lock while others want it
 
 
@@ -86,13 +88,14 @@ def merge(
 
     Raises `LocalDataError` (shards that do not fit together, articles, NaN or Inf), `ShardError` (a shard that cannot
     be read), `DiskError` (full, not writable), `UsageError` (an unknown suffix or dtype, an `output` that is one of the
-    inputs). A KeyboardInterrupt leaves nothing.
+    inputs, a `SOURCE_DATE_EPOCH` that is no time). A KeyboardInterrupt leaves nothing.
     """
     began = time.monotonic()
     check_suffix(output)
     if dtype not in {None, *_DTYPES}:
         raise UsageError(f"{printable(dtype)} is no dtype to convert to", hint=f"choose one of {', '.join(_DTYPES)}")
     _check_apart(output, (articles, *shards))
+    timestamp = _timestamp()
     observer(MergeStarted(len(shards)))
     with _working() as (pool, stop):
         reading = pool.submit(read_articles, articles, stop=stop)
@@ -117,7 +120,7 @@ def merge(
             ]
             for source in plan.sources:
                 check_unchanged(source)
-            writer.finish(found, _metadata(plan, len(found), figures, chunks))
+            writer.finish(found, _metadata(plan, len(found), timestamp, figures, chunks))
     nbytes = output.stat().st_size
     observer(Saved(output, len(found), nbytes))
     return MergeResult(
@@ -245,7 +248,9 @@ def _chunk(source: Source, quality: Quality, sha256: str) -> dict[str, Any]:
     }
 
 
-def _metadata(plan: Plan, articles: int, figures: NormFigures, chunks: list[dict[str, Any]]) -> dict[str, Any]:
+def _metadata(
+    plan: Plan, articles: int, timestamp: str, figures: NormFigures, chunks: list[dict[str, Any]]
+) -> dict[str, Any]:
     models = [source.header.model for source in plan.sources if source.header.model is not None]
     shape = (articles, plan.dim)
     return {
@@ -253,7 +258,7 @@ def _metadata(plan: Plan, articles: int, figures: NormFigures, chunks: list[dict
         "embedding_dim": plan.dim,
         "shape": shape,
         "model": models[0] if models else None,
-        "timestamp": _timestamp(),
+        "timestamp": timestamp,
         "quality_metrics": {
             "shape": shape,
             "dtype": plan.dtype.name,
@@ -270,9 +275,17 @@ def _metadata(plan: Plan, articles: int, figures: NormFigures, chunks: list[dict
 
 
 def _timestamp() -> str:
-    """Now, or `SOURCE_DATE_EPOCH` (seconds since 1970), as https://reproducible-builds.org asks for."""
+    """Now, or `SOURCE_DATE_EPOCH` (seconds since 1970), as https://reproducible-builds.org asks for.
+
+    Raises `UsageError` where that is no such number, or one beyond the year 9999.
+    """
     fixed = os.environ.get("SOURCE_DATE_EPOCH", "")
-    seconds = int(fixed) if fixed.isdigit() else time.time()
+    if not re.fullmatch("[0-9]{0,12}", fixed) or int(fixed or 0) > _LAST_SECOND:
+        raise UsageError(
+            f"SOURCE_DATE_EPOCH is {printable(fixed, 40)!a}, no number of seconds since 1970 up to the year 9999",
+            hint="unset it, or set it to one: export SOURCE_DATE_EPOCH=$(date +%s)",
+        )
+    seconds = int(fixed) if fixed else time.time()
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
 
 

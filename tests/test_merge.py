@@ -116,6 +116,35 @@ def test_the_same_inputs_make_the_same_bytes(tmp_path, monkeypatch):
     assert load(one)["timestamp"] == "2023-11-14T22:13:20+00:00"
 
 
+@pytest.mark.parametrize(
+    "date",
+    ["1767225600000", "253402300800", "\u00b2", "9" * 5000, "-1", "1.5", " 1", "\u0661", "now"],
+    ids=lambda date: ascii(date[:15]),
+)
+def test_a_fixed_date_that_is_none_is_refused_before_anything_is_read(tmp_path, monkeypatch, date):
+    shards, articles, _ = make_dataset(tmp_path)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", date)
+    heard = []
+    error = refused(tmp_path, shards, articles, UsageError, observer=heard.append)
+    assert error.message.startswith("SOURCE_DATE_EPOCH is '")
+    assert len(error.message) < 200
+    assert error.hint
+    assert not heard
+
+
+@pytest.mark.parametrize(("date", "said"), [("0", "1970-01-01T00:00:00"), ("253402300799", "9999-12-31T23:59:59")])
+def test_a_fixed_date_may_be_any_that_a_timestamp_can_say(tmp_path, monkeypatch, date, said):
+    shards, articles, _ = make_dataset(tmp_path)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", date)
+    assert load(merge(shards, articles, tmp_path / "m.pkl").output)["timestamp"] == f"{said}+00:00"
+
+
+def test_an_empty_fixed_date_is_none(tmp_path, monkeypatch):
+    shards, articles, _ = make_dataset(tmp_path)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "")
+    assert load(merge(shards, articles, tmp_path / "m.pkl").output)["timestamp"] > "2026"
+
+
 def test_without_a_fixed_date_only_the_timestamp_differs(tmp_path, monkeypatch):
     shards, articles, _ = make_dataset(tmp_path)
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
