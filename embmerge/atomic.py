@@ -17,6 +17,7 @@ from embmerge.errors import DiskError
 from embmerge.plaintext import printable, size
 
 _MARK = re.compile(r"\w+-(?P<pid>\d{1,9})-\d+\.tmp")
+_LONGEST = 32  # characters of a mark's numbers, and of what a format appends to a name
 _numbers = iter(range(1 << 62))
 _mine: set[str] = set()  # marks of the temporaries that this process is writing
 
@@ -41,6 +42,21 @@ def temporary_for(place: Path) -> Iterator[Path]:
                 for path in _beside(place, mark):
                     _remove(path)
             _mine.discard(mark)
+
+
+def check_place(place: Path) -> None:
+    """Raise `DiskError` where no file can be put at `place`: a folder lies there, or the name is too long."""
+    with disk_errors(place), suppress(FileNotFoundError):
+        if place.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        place.with_name(f".{place.name}.{_here()}-{'0' * _LONGEST}.tmp").lstat()
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether both are there and are one file, under whatever names."""
+    with suppress(OSError):
+        return one.samefile(other)
+    return False
 
 
 def place_name(name: str) -> str:

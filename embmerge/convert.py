@@ -5,10 +5,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from embmerge.atomic import need
+from embmerge.atomic import need, same_file
 from embmerge.errors import UsageError
 from embmerge.events import Observer, RowsWritten, Saved, Saving, ignore
-from embmerge.mergedfile import check_suffix, open_merged, open_writer, room_needed
+from embmerge.mergedfile import check_output, open_merged, open_writer, room_needed
 from embmerge.mergedfile.rawrows import blocks
 
 
@@ -36,9 +36,8 @@ def convert(path: Path, output: Path, *, observer: Observer = ignore) -> Convert
     one), `DiskError` (full or not writable).
     """
     began = time.monotonic()
-    check_suffix(path)
-    check_suffix(output)
-    if path.resolve() == output.resolve() or (path.exists() and output.exists() and path.samefile(output)):
+    check_output(output)
+    if path.resolve() == output.resolve() or same_file(path, output):
         raise UsageError(f"{output} is the file to convert itself", hint="choose another --output")
     with closing(open_merged(path)) as merged:
         rows, dim = merged.shape

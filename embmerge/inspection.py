@@ -15,6 +15,7 @@ from embmerge.shard import SHARD_NAME, ShardHeader, local_shards, read_header
 
 _COUNTED = 64 << 20  # bytes of an articles file up to which counting is quick
 _PICKLE = ".pkl"
+_HINT = "name a shard, an articles file, a merged file or a folder of shards"
 
 
 @dataclass(frozen=True)
@@ -81,21 +82,19 @@ def inspect(path: Path) -> Inspection:
 
     Raises `LocalDataError` if it is missing, damaged, or nothing that embmerge knows.
     """
-    if path.is_dir():
-        return _folder(path)
-    if not path.is_file():
-        what = "is no regular file" if path.exists() else "does not exist"
-        raise LocalDataError(
-            f"{path} {what}", hint="name a shard, an articles file, a merged file or a folder of shards"
-        )
     try:
+        if path.is_dir():
+            return _folder(path)
+        if not path.is_file():
+            what = "is no regular file" if path.exists() else "does not exist"
+            raise LocalDataError(f"{path} {what}", hint=_HINT)
         if path.suffix in SUFFIXES and path.suffix != _PICKLE:
             return _merged(path)
         if SHARD_NAME.fullmatch(path.name):
             return _shard(path, _header(path))
         return _articles(path) if _begins_with_list(path) else _shard_or_merged(path)
     except OSError as error:
-        raise LocalDataError(f"cannot read {path}: {error.strerror}") from None
+        raise LocalDataError(f"cannot read {path}: {error.strerror}", hint=_HINT) from None
 
 
 def _folder(path: Path) -> FolderInspection:
@@ -171,7 +170,7 @@ def _shard_or_merged(path: Path) -> Inspection:
     except LocalDataError as error:
         raise LocalDataError(
             f"{printable(path.name)} is neither a shard ({no_shard}) nor a merged file ({error})",
-            hint="inspect a shard, an articles file, a merged file or a folder of shards",
+            hint=_HINT,
         ) from None
 
 

@@ -34,7 +34,7 @@ from embmerge.events import (
     Warned,
     ignore,
 )
-from embmerge.mergedfile import Writer, check_suffix, open_writer, room_needed
+from embmerge.mergedfile import Writer, check_output, open_writer, room_needed
 from embmerge.mergeplan import Plan, Source, check_unchanged, counted, judge, read_sources
 from embmerge.pages import placed
 from embmerge.plaintext import printable
@@ -91,7 +91,7 @@ def merge(
     inputs, a `SOURCE_DATE_EPOCH` that is no time). A KeyboardInterrupt leaves nothing.
     """
     began = time.monotonic()
-    check_suffix(output)
+    check_output(output)
     if dtype not in {None, *_DTYPES}:
         raise UsageError(f"{printable(dtype)} is no dtype to convert to", hint=f"choose one of {', '.join(_DTYPES)}")
     _check_apart(output, (articles, *shards))
@@ -154,7 +154,7 @@ def _working() -> Iterator[tuple[ThreadPoolExecutor, threading.Event]]:
 def _check_apart(output: Path, inputs: Sequence[Path]) -> None:
     """Raise `UsageError` if `output` would take the place of what it is made of."""
     for each in inputs:
-        if output == each or (output.exists() and each.exists() and output.samefile(each)):
+        if output == each or atomic.same_file(output, each):
             raise UsageError(f"the output {output} is one of the files to merge", hint="choose another --output")
 
 

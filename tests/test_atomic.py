@@ -151,3 +151,27 @@ def test_a_temporary_is_known_by_the_name_of_its_place(tmp_path, name):
     with atomic.temporary_for(tmp_path / name) as temporary:
         assert atomic.place_name(temporary.name) == name
     assert atomic.place_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["folder", "x" * 230, "x" * 300, "file/f", "x" * 300 + "/f"], ids=lambda n: n[-9:])
+def test_a_place_where_no_file_can_be_is_told(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskError) as caught:
+        atomic.check_place(tmp_path / name)
+    assert caught.value.message.startswith(f"cannot write {tmp_path / name}: ")
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["file", "none", "no/folder/yet"])
+def test_a_place_where_a_file_can_be_is_fine(tmp_path, name):
+    (tmp_path / "file").touch()
+    atomic.check_place(tmp_path / name)
+
+
+def test_names_of_one_file_are_the_same_file(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    assert atomic.same_file(tmp_path / "link", tmp_path / "file")
+    assert not atomic.same_file(tmp_path / "none", tmp_path / "none")
+    assert not atomic.same_file(tmp_path / "file", tmp_path / ("x" * 300))

@@ -154,6 +154,32 @@ def test_a_disk_that_fills_up_leaves_the_old_output(tmp_path, there):
     assert contents(output.parent) == before
 
 
+@pytest.mark.parametrize("name", ["folder.pkl", "x" * 300 + ".pkl"], ids=["folder", "long"])
+def test_an_output_that_no_file_can_be_is_told_before_a_row_is_read(tmp_path, name):
+    path = write_set(tmp_path / "a.pkl", rows_of())
+    (tmp_path / "folder.pkl").mkdir()
+    events = []
+    with pytest.raises(DiskError, match="cannot write"):
+        convert(path, tmp_path / name, observer=events.append)
+    assert events == []
+
+
+def test_a_name_that_is_too_long_is_told(tmp_path):
+    with pytest.raises(LocalDataError, match="File name too long"):
+        convert(tmp_path / ("x" * 300 + ".pkl"), tmp_path / "b.pkl")
+
+
+def test_that_a_file_is_missing_is_told_before_anything_about_its_name(tmp_path):
+    with pytest.raises(LocalDataError, match=r"nope does not exist$"):
+        convert(tmp_path / "nope", tmp_path / "b.pkl")
+
+
+def test_a_file_of_an_unknown_suffix_lists_the_known_ones(tmp_path):
+    (tmp_path / "a.h5").touch()
+    with pytest.raises(UsageError, match=r"\.h5 is no known format"):
+        convert(tmp_path / "a.h5", tmp_path / "b.pkl")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_an_output_folder_that_is_read_only_is_a_disk_error(tmp_path):
     path = write_set(tmp_path / "a.pkl", rows_of())

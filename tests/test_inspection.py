@@ -82,6 +82,12 @@ def test_a_missing_file_is_named(tmp_path):
         inspect(tmp_path / "none.pkl")
 
 
+def test_a_name_that_is_too_long_is_told(tmp_path):
+    with pytest.raises(LocalDataError, match="File name too long") as caught:
+        inspect(tmp_path / ("x" * 300))
+    assert caught.value.hint
+
+
 def test_an_empty_folder_is_named(tmp_path):
     with pytest.raises(LocalDataError, match=str(tmp_path)):
         inspect(tmp_path)

@@ -372,7 +372,18 @@ def test_an_unknown_suffix_lists_the_known_ones(tmp_path):
 def test_an_output_that_is_a_folder(tmp_path):
     shards, articles, _ = make_dataset(tmp_path)
     (tmp_path / "m.pkl").mkdir()
-    assert "m.pkl" in refused(tmp_path, shards, articles, DiskError).message
+    heard = []
+    assert "m.pkl" in refused(tmp_path, shards, articles, DiskError, observer=heard.append).message
+    assert not heard
+
+
+def test_an_output_whose_name_is_too_long(tmp_path):
+    shards, articles, _ = make_dataset(tmp_path)
+    heard = []
+    error = refused(tmp_path, shards, articles, DiskError, output="x" * 300 + ".pkl", observer=heard.append)
+    assert "file name too long" in error.message
+    assert error.hint
+    assert not heard
 
 
 def test_an_output_folder_that_is_a_file(tmp_path):

@@ -167,7 +167,7 @@ def test_a_replacement_that_cannot_be_completed_is_told(tmp_path):
 
 
 def test_a_set_that_is_not_there_is_no_damaged_one(tmp_path):
-    with pytest.raises(LocalDataError, match=r"no merged file .*set\.npy"):
+    with pytest.raises(LocalDataError, match=r"set\.npy does not exist$"):
         open_merged(tmp_path / "set.npy")
 
 

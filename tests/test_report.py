@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from embmerge.errors import LocalDataError
+from embmerge.errors import DiskError, LocalDataError, UsageError
 from embmerge.mergedfile import open_writer
 from embmerge.report import examine, report
 from tests.mergedsets import articles_of, metadata_of
@@ -203,3 +203,15 @@ def test_the_file_itself_is_left_as_it_was(tmp_path):
     report(path)
     assert path.read_bytes() == before
     assert pickle.loads(before)["total_articles"] == ROWS
+
+
+def test_a_page_that_no_file_can_be_is_told_before_anything_is_read(tmp_path):
+    (tmp_path / "m.report.html").mkdir()
+    with pytest.raises(DiskError, match=r"m\.report\.html: is a directory"):
+        report(tmp_path / "m.pkl")
+
+
+def test_the_page_does_not_take_the_place_of_the_file(tmp_path):
+    path = merged(tmp_path, rows_of())
+    with pytest.raises(UsageError, match="is the file to report on itself"):
+        report(path, output=path)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from embmerge.atomic import outliving_its_name, sync, temporary_for
+from embmerge.atomic import check_place, outliving_its_name, sync, temporary_for
 from embmerge.errors import LocalDataError, UsageError
 from embmerge.plaintext import printable
 
@@ -85,21 +85,27 @@ def open_writer(output: Path, rows: int, dim: int, dtype: "np.dtype[Any]") -> It
 
 def open_merged(path: Path) -> Merged:
     """The merged file at `path`; close it after use. Raises `LocalDataError` if it is none, or damaged."""
-    make = _format(path, 2)
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise LocalDataError(f"{path} is no regular file", hint="name a merged file")
     try:
-        merged: Merged = make(path)
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise LocalDataError(f"{path} is no regular file", hint="name a merged file")
+        if path.suffix not in SUFFIXES:
+            path.stat()  # that it is not there is said before anything about its name
+        merged: Merged = _format(path, 2)(path)
     except FileNotFoundError:
-        raise LocalDataError(f"no merged file {path}", hint="make it with `invoke merge`, or name another") from None
+        raise LocalDataError(f"{path} does not exist", hint="make it with `invoke merge`, or name another") from None
     except OSError as error:
-        raise LocalDataError(f"cannot read {path}: {error.strerror}") from None
+        raise LocalDataError(f"cannot read {path}: {error.strerror}", hint="name a merged file") from None
     return merged
 
 
-def check_suffix(path: Path) -> None:
-    """Raise `UsageError`, listing the known ones, unless the suffix of `path` names a format that can be had here."""
+def check_output(path: Path) -> None:
+    """Raise, before there is anything to lose, what would keep a merged file from being written at `path`.
+
+    `UsageError`, listing the known ones, if its suffix names no format that can be had here; `DiskError` if a folder
+    lies there, or the name is too long.
+    """
     _format(path, 1)
+    check_place(path)
 
 
 def room_needed(output: Path, rows: int, row_nbytes: int) -> int:

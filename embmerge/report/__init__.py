@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from embmerge import atomic
-from embmerge.errors import LocalDataError
+from embmerge.errors import LocalDataError, UsageError
 from embmerge.mergedfile import open_merged
 from embmerge.plaintext import printable
 from embmerge.report.neighbours import Neighbours, choose, neighbours
@@ -56,13 +56,16 @@ class Report:
 def report(path: Path, *, output: Path | None = None, article: str | None = None, seed: int = 0) -> Report:
     """`examine` the merged file `path`, and write the page beside it (or to `output`).
 
-    Raises as `examine` does, `UsageError` where matplotlib is missing, and `DiskError`.
+    Raises as `examine` does, `UsageError` where matplotlib is missing or `output` is `path`, and `DiskError`.
     """
     from embmerge.report.page import page  # noqa: PLC0415  matplotlib is an extra
 
-    done = examine(path, article=article, seed=seed)
-    done = replace(done, output=output or done.output)
-    atomic.write_bytes(done.output, page(done).encode("utf-8", "replace"))
+    output = output or _page_of(path)
+    atomic.check_place(output)
+    if atomic.same_file(output, path):
+        raise UsageError(f"{output} is the file to report on itself", hint="choose another --output")
+    done = replace(examine(path, article=article, seed=seed), output=output)
+    atomic.write_bytes(output, page(done).encode("utf-8", "replace"))
     return done
 
 
@@ -88,7 +91,7 @@ def examine(path: Path, *, article: str | None = None, sample: int = 5000, seed:
     named |= {row for pair in statistics.duplicates for row in pair}
     return Report(
         path=path,
-        output=path.with_name(f"{path.stem}.report.html"),
+        output=_page_of(path),
         verdict=_verdict(findings),
         findings=findings,
         statistics=statistics,
@@ -156,6 +159,10 @@ def _of_shards(s: Statistics, shard: Callable[[int], str]) -> list[Finding]:
     if camps:
         found.append(Finding("warning", f"the shards disagree: {camps}; were all written by the same model?"))
     return found
+
+
+def _page_of(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.report.html")
 
 
 def _rows(count: int) -> str:
