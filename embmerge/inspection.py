@@ -10,6 +10,7 @@ from embmerge.articles import first_article, read_articles
 from embmerge.coverage import check_coverage
 from embmerge.errors import LocalDataError, ShardError
 from embmerge.mergedfile import SUFFIXES, open_merged
+from embmerge.mergedfile.pkl import begins_with_list
 from embmerge.plaintext import printable
 from embmerge.shard import SHARD_NAME, ShardHeader, local_shards, read_header
 
@@ -92,7 +93,7 @@ def inspect(path: Path) -> Inspection:
             return _merged(path)
         if SHARD_NAME.fullmatch(path.name):
             return _shard(path, _header(path))
-        return _articles(path) if _begins_with_list(path) else _shard_or_merged(path)
+        return _articles(path) if begins_with_list(path) else _shard_or_merged(path)
     except OSError as error:
         raise LocalDataError(f"cannot read {path}: {error.strerror}", hint=_HINT) from None
 
@@ -172,14 +173,3 @@ def _shard_or_merged(path: Path) -> Inspection:
             f"{printable(path.name)} is neither a shard ({no_shard}) nor a merged file ({error})",
             hint=_HINT,
         ) from None
-
-
-def _begins_with_list(path: Path) -> bool:
-    """Whether a pickle's first value is a list: after PROTO and FRAME, EMPTY_LIST, or MARK and LIST."""
-    with path.open("rb") as file:
-        start = file.read(16)
-    if start[:1] == b"\x80":
-        start = start[2:]
-    if start[:1] == b"\x95":
-        start = start[9:]
-    return start.startswith((b"]", b"(l"))

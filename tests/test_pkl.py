@@ -95,3 +95,23 @@ def test_what_merge_says_of_no_rows_is_read(tmp_path):
     path = write_set(tmp_path / "m.pkl", rows_of(0), [])
     with closing(open_merged(path)) as merged:
         assert merged.metadata == metadata_of(rows_of(0))
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        (ARTICLES * 20_000, "it is a list, such as an articles file"),
+        ({"embeddings": rows_of(3), "start_index": 0, "end_index": 3, "cluster_id": 1, "gpu_id": 0}, "it is a shard"),
+        ({"more": 1}, "it has no 'embeddings' array before its metadata"),
+        (5, "it has no 'embeddings' array before its metadata"),
+    ],
+    ids=["articles", "shard", "dict", "number"],
+)
+def test_a_pickle_of_something_else_is_told_what_it_is(tmp_path, value, what, protocol):
+    path = tmp_path / "m.pkl"
+    path.write_bytes(pickle.dumps(value, protocol))
+    with pytest.raises(LocalDataError) as caught:
+        open_merged(path)
+    assert caught.value.message == f"m.pkl is no merged file: {what}"
+    assert "invoke inspect" in caught.value.hint

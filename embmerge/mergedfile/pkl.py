@@ -24,10 +24,12 @@ import numpy as np
 import numpy.typing as npt
 
 from embmerge.articles import Articles
+from embmerge.errors import LocalDataError
 from embmerge.mergedfile.jsontext import check_article, check_metadata, damaged
 from embmerge.mergedfile.rawrows import BLOCK, RowSink, RowSource, not_as_written, read_back
 from embmerge.picklevalues import Array, Refused
 from embmerge.picklewalk import walk
+from embmerge.plaintext import printable
 from embmerge.records import KEYS, decode, encode, record
 
 _METADATA_LIMIT = 4 << 20  # bytes; some thousand shards
@@ -35,6 +37,17 @@ _BATCH = 1000  # articles that one APPENDS takes, as in pickle itself
 _ARTICLES = "articles"
 _CLOSING = b"s."  # SETITEM, STOP: the list of articles becomes the dict's last value, and that is all
 _LONGEST = 1 << 16  # bytes of a title, id or url
+
+
+def begins_with_list(path: Path) -> bool:
+    """Whether a pickle's first value is a list: after PROTO and FRAME, EMPTY_LIST, or MARK and LIST."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start[:1] == b"\x80":
+        start = start[2:]
+    if start[:1] == b"\x95":
+        start = start[9:]
+    return start.startswith((b"]", b"(l"))
 
 
 class PickleWriter:
@@ -91,15 +104,19 @@ class PickleMerged:
 
     def _read_header(self) -> None:
         name = self.path.name
+        if begins_with_list(self.path):
+            raise _not_merged(name, "it is a list, such as an articles file")
         try:
             nbytes = os.fstat(self._file.fileno()).st_size
             value = walk(self._file, nbytes, budget=_METADATA_LIMIT, until=_ARTICLES)
         except Refused as error:
             raise damaged(name, str(error)) from None
         self._articles_at = self._file.tell()
+        if type(value) is dict and "start_index" in value and "total_articles" not in value:
+            raise _not_merged(name, "it is a shard")
         array = value.pop("embeddings", None) if type(value) is dict else None
         if not isinstance(array, Array) or array.dtype is None or array.raw is None:
-            raise damaged(name, "it has no 'embeddings' array before its metadata: it is not a merged file of embmerge")
+            raise _not_merged(name, "it has no 'embeddings' array before its metadata")
         if len(array.shape) != 2 or array.dtype.code[1:] not in {"f2", "f4", "f8"}:  # noqa: PLR2004  a table
             raise damaged(name, f"its array of shape {array.shape} and {array.dtype} is not a table of floats")
         self.shape, self.dtype = (array.shape[0], array.shape[1]), np.dtype(array.dtype.code)
@@ -137,6 +154,12 @@ class PickleMerged:
     def _has(self, expected: bytes, start: int, stop: int) -> bool:
         """Whether bytes [start, stop) of the file are those `expected`."""
         return stop - start == len(expected) and os.pread(self._file.fileno(), len(expected), start) == expected
+
+
+def _not_merged(name: str, why: str) -> LocalDataError:
+    return LocalDataError(
+        f"{printable(name)} is no merged file: {why}", hint="name one; `invoke inspect` says what a file holds"
+    )
 
 
 def _head(rows: int, dim: int, dtype: "np.dtype[Any]") -> bytes:
