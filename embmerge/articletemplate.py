@@ -8,56 +8,38 @@ An article that differs in any way (a text used twice, a longer one, a block's e
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from embmerge.records import KEYS, LONGEST_NUMBER, NUMBERS, PAST, Records, decode
+from embmerge.records import KEYS, LONGEST_NUMBER, NUMBERS, Records
 
 _ID = KEYS.index("id")  # the one that may be a number
-_LONGEST = 2000  # bytes of a title, id or url
+_LONGEST = 1000  # bytes of a title, id or url
 _HEAD = b"}\x94("  # EMPTY_DICT, MEMOIZE, MARK
 _FRAME, _MEMOIZE, _SETITEMS, _BINGET = 0x95, 0x94, ord("u"), ord("h")
 _SHORT_TEXT, _TEXT = 0x8C, ord("X")
-CONSTANTS = np.frombuffer(b"}(h\0h\1h\2u\n", np.uint8)  # what stands between the values of a record; a line's end
+CONSTANTS = np.frombuffer(b"}(h\0h\1h\2u" + bytes(LONGEST_NUMBER), np.uint8)  # what stands between a record's values
+_BETWEEN = ((0, 4), (4, 6), (6, 8), (8, 9))  # bounds of each in `CONSTANTS`, before which numbers are filled in
 _ENCODED = 2 + LONGEST_NUMBER  # bytes of a number in a record: LONG1, its length, itself
+PLACES = 256  # of the memo: those whose number is one byte
 _MANY = 250_000  # places of a block that may be the beginning of an article, before a closer look
 _MOST = 50_000  # articles that are looked for in a block; the smallest that make sense take some 80 bytes
-SPARE = 32  # bytes that may be looked at beyond the end of a block
+_FEWEST = 8  # articles of a run; fewer are walked as quickly
+SPARE = 32 + _LONGEST  # bytes that may be looked at beyond the end of a block
+_AT_ONCE = 1 << 18  # bytes of records that are made at once, while the processor has them at hand
+NO_TEXT, _ABSENT = -1, -2  # what stands in a memo for anything but a text; what does not stand there
 _Places = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
-    """Some articles as records, and what a memo needs to know of them."""
+    """Articles one after another."""
 
     records: Records
-    first: int  # place in the memo of the first article's dict
-    remembered: tuple[int | None, ...]  # what each article puts into the memo: a column of KEYS, None for anything else
-
-    def value(self, place: int) -> Any:
-        """What stands at `place` of the memo: a text, or `PAST`; IndexError if that is no place of this run."""
-        row, entry = divmod(place - self.first, len(self.remembered))
-        column = self.remembered[entry]
-        return PAST if column is None else decode(self.records[row])[KEYS[column]]
-
-
-@dataclass(frozen=True)
-class Block:
-    """The articles of a block that were found: bounds, and bounds of their wanted values."""
-
-    starts: _Places
-    ends: _Places
-    values: list[tuple[_Places, _Places]]  # of each column of KEYS
-    numbered: npt.NDArray[np.bool_]  # whether the id is a number
-
-    @cached_property
-    def lasts(self) -> _Places:
-        """The indices of articles after which a run ends."""
-        joined = (self.ends[:-1] == self.starts[1:]) & (self.numbered[:-1] == self.numbered[1:])
-        return np.append(np.flatnonzero(~joined), len(self.starts) - 1)
+    memo: _Places  # what they put there: where in the file each text stands, `NO_TEXT` for a dict
+    end: int  # where the last one ends in its block
 
 
 class Template:
@@ -71,34 +53,41 @@ class Template:
 
     @classmethod
     def of(cls, keys: list[Any], memo: list[Any]) -> "Template | None":
-        """The template of articles with `keys`, which stand in `memo`; None if that cannot be."""
-        places: list[int] = []
-        for key in keys:
-            if type(key) is not str or key not in memo[:256]:  # a place is one byte
-                return None
-            places.append(memo.index(key))
-        columns = [KEYS.index(key) if key in KEYS else None for key in keys]
-        return cls(places, columns) if len(set(columns) - {None}) == len(KEYS) else None
+        """The template of articles with `keys`, given the first `PLACES` of the memo; None if that cannot be."""
+        once = len(set(keys)) == len(keys) and set(KEYS) <= set(keys)
+        if not once or not all(type(key) is str and key in memo for key in keys):
+            return None
+        return cls([memo.index(key) for key in keys], [KEYS.index(key) if key in KEYS else None for key in keys])
 
-    def find(self, room: npt.NDArray[np.uint8], at: int, end: int) -> Block:
-        """All that looks like an article in `room[at:end]`.
+    def runs(self, room: npt.NDArray[np.uint8], at: int, end: int, offset: int) -> dict[int, Run]:
+        """The runs of articles in `room[at:end]`, by where each begins; none if a text there is not UTF-8.
 
-        `room` begins with `CONSTANTS`, and `SPARE` bytes after `end` may be looked at.
+        `room` begins with `CONSTANTS`, `SPARE` bytes after `end` may be looked at, and `end` is byte `offset` of the
+        file.
         """
-        if len(self._memoized) < len(room):
-            self._memoized = np.empty(len(room), np.bool_)
-        looked_at = room[at + 1 : max(at + 1, end - len(self._head))]
-        hits = np.equal(looked_at, _MEMOIZE, out=self._memoized[: len(looked_at)])
-        if np.count_nonzero(hits) > _MANY:  # few files have so many, and those shall take no more memory
-            hits &= room[at : at + len(hits)] == _HEAD[0]
-        position = np.flatnonzero(hits) + at
-        for ahead in (0, 2, 3, 4):
-            position = position[room[position + ahead] == self._head[ahead]]
-        position = position[:_MOST]
-        starts, fits = position, np.ones(len(position), np.bool_)
+        found = self._found(room, at, end)
+        lasts = np.flatnonzero(np.append(found.ends[:-1] != found.starts[1:], True)[: len(found.starts)])
+        counts = np.diff(lasts, prepend=-1)
+        found = found.only(np.repeat(counts >= _FEWEST, counts))
+        records = _records(room, found) if len(found.starts) else None
+        if records is None:
+            return {}
+        memo = np.where(found.texts < 0, found.texts, found.texts + (offset - end))
+        runs, low = {}, 0
+        for count in counts[counts >= _FEWEST].tolist():
+            high = low + count
+            put = memo[low:high].reshape(-1)
+            runs[int(found.starts[low])] = Run(records.some(low, high), put[put != _ABSENT], int(found.ends[high - 1]))
+            low = high
+        return runs
+
+    def _found(self, room: npt.NDArray[np.uint8], at: int, end: int) -> "_Found":
+        """All that looks like an article."""
+        starts = position = self._beginnings(room, at, end)
         position = position + len(_HEAD)
-        numbered = np.zeros(len(position), np.bool_)
+        fits, numbered = np.ones(len(starts), np.bool_), np.zeros(len(starts), np.bool_)
         values: list[Any] = [None] * len(KEYS)
+        texts = [np.full(len(starts), NO_TEXT)]
         words = np.ndarray(len(room) - 4, "<u4", room.data, strides=(1,))  # the four bytes from every place on
         for key, column in self._slots:
             position = position + 9 * (room[position] == _FRAME)
@@ -114,81 +103,94 @@ class Template:
                     here = opcode == number
                     stop[here] = position[here] + 1 + width
                     numbered |= here
-                text |= numbered
-            fits &= text & (stop < end)
-            if column is None:  # Python keeps one text of each single character: such a one may be a title, too
-                fits &= stop - position > np.where(short, 4, 7)
-            else:
+            bare = numbered if column == _ID else np.zeros_like(numbered)  # a number is not memoized
+            fits &= (text | bare) & (stop < end)
+            if column is not None:
                 fits &= stop - position <= _LONGEST
                 values[column] = (position, stop)
+            texts.append(np.where(bare, _ABSENT, position))
             stop = np.where(fits, stop, at)
-            bare = numbered if column == _ID else np.zeros_like(numbered)  # a number is not memoized
             fits &= bare | (room[stop] == _MEMOIZE)
             position = stop + ~bare
         position = position + 9 * (room[position] == _FRAME)
         fits &= room[position] == _SETITEMS
         position = position + 1 + 9 * (room[position + 1] == _FRAME)
         fits &= position <= end
-        kept = [(low[fits], high[fits]) for low, high in values]
-        return Block(starts[fits], position[fits], kept, numbered[fits])
+        return _Found(starts, position, values, numbered, np.stack(texts, axis=1)).only(fits)
 
-    def run(self, block: Block, room: npt.NDArray[np.uint8], at: int, first: int) -> tuple[Run, int] | None:
-        """The run of articles of `block` that begins at `at`, and where it ends; None if none does.
-
-        `first` is the place in the memo of what it puts there.
-        """
-        low = int(np.searchsorted(block.starts, at))
-        if low == len(block.starts) or block.starts[low] != at:
-            return None
-        last = int(block.lasts[np.searchsorted(block.lasts, low)])
-        numbered = bool(block.numbered[low])
-        values = [(start[low : last + 1], stop[low : last + 1]) for start, stop in block.values]
-        records = _records(room, values, numbered=numbered)
-        if records is None:
-            return None
-        remembered = [column for _, column in self._slots if not (numbered and column == _ID)]
-        return Run(records, first, (None, *remembered)), int(block.ends[last])
+    def _beginnings(self, room: npt.NDArray[np.uint8], at: int, end: int) -> _Places:
+        if len(self._memoized) < len(room):
+            self._memoized = np.empty(len(room), np.bool_)
+        looked_at = room[at + 1 : max(at + 1, end - len(self._head))]
+        hits = np.equal(looked_at, _MEMOIZE, out=self._memoized[: len(looked_at)])
+        if np.count_nonzero(hits) > _MANY:  # few files have so many, and those shall take no more memory
+            hits &= room[at : at + len(hits)] == _HEAD[0]
+        position = np.flatnonzero(hits) + at
+        for ahead in (0, 2, 3, 4):
+            position = position[room[position + ahead] == self._head[ahead]]
+        return position[:_MOST]
 
 
-def _records(room: npt.NDArray[np.uint8], values: list[tuple[_Places, _Places]], *, numbered: bool) -> Records | None:
-    """The records of articles with `values`; None unless all texts are UTF-8."""
-    texts = [bounds for column, bounds in enumerate(values) if not (numbered and column == _ID)]
-    count = len(values[0][0])
-    numbers = _encoded(room, values[_ID][0]) if numbered else np.empty(0, np.uint8)
-    source = np.concatenate((room, numbers)) if numbered else room
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What looks like articles: their bounds, and of each what a memo would remember: a text's place, or `NO_TEXT`."""
 
-    def constant(start: int, length: int) -> tuple[_Places, _Places]:
-        return np.full(count, start), np.full(count, length)
+    starts: _Places
+    ends: _Places
+    values: list[tuple[_Places, _Places]]  # bounds of each column of KEYS
+    numbered: npt.NDArray[np.bool_]  # whether the id is a number
+    texts: _Places
 
-    pieces = [(start, stop - start) for start, stop in values]
-    if numbered:
-        pieces[_ID] = (len(room) + _ENCODED * np.arange(count), np.full(count, _ENCODED))
-    blob, ends = _gathered(
-        source, [constant(0, 4), pieces[0], constant(4, 2), pieces[1], constant(6, 2), pieces[2], constant(8, 1)]
-    )
-    return Records(blob.tobytes(), ends) if _are_texts(room, texts, blob, numbers) else None
+    def only(self, rows: npt.NDArray[np.bool_]) -> "_Found":
+        values = [(start[rows], stop[rows]) for start, stop in self.values]
+        return _Found(self.starts[rows], self.ends[rows], values, self.numbered[rows], self.texts[rows])
 
 
-def _are_texts(
-    room: npt.NDArray[np.uint8],
-    bounds: list[tuple[_Places, _Places]],
-    blob: npt.NDArray[np.uint8],
-    numbers: npt.NDArray[np.uint8],
-) -> bool:
-    """Whether all texts at `bounds` of `room` are UTF-8; `blob` holds nothing but them, `numbers` and ASCII."""
-    high = np.count_nonzero(numbers & 0x80)
-    for start, _ in bounds:
-        short = room[start] == _SHORT_TEXT
-        heads = [room[start], room[start + 1], *(room[start[~short] + ahead] for ahead in (2, 3, 4))]
-        high += sum(np.count_nonzero(head & 0x80) for head in heads)
-    if np.count_nonzero(blob & 0x80) == high:
-        return True
-    lines = []  # a line's end between texts keeps the end of one from making sense with the beginning of the next
-    for start, stop in bounds:
-        width = np.where(room[start] == _SHORT_TEXT, 2, 5)
-        lines += [(start + width, stop - start - width), (np.full(len(start), 9), np.ones(len(start), np.int64))]
+def _records(room: npt.NDArray[np.uint8], found: _Found) -> Records | None:
+    """The records of articles; None unless all their texts are UTF-8."""
+    bounds = [(np.full(len(found.starts), start), np.full(len(found.starts), stop)) for start, stop in _BETWEEN]
+    title, number, url = found.values
+    number = (np.where(found.numbered, 0, number[0]), np.where(found.numbered, _ENCODED, number[1]))  # filled in below
+    pieces = [bounds[0], title, bounds[1], number, bounds[2], url, bounds[3]]
+    starts = np.stack([start for start, _ in pieces], axis=1)
+    lengths = np.stack([stop for _, stop in pieces], axis=1) - starts
+    ends = np.cumsum(lengths).reshape(lengths.shape)
+    blob = _gathered(room, starts, lengths)
+    if not _is_text(blob, (ends - lengths)[:, 1::2]):
+        return None
+    if found.numbered.any():
+        place = ends[found.numbered, 3] - _ENCODED
+        blob[place[:, np.newaxis] + np.arange(_ENCODED)] = _encoded(room, found.values[_ID][0][found.numbered])
+    return Records(blob.tobytes(), ends[:, -1])
+
+
+def _gathered(room: npt.NDArray[np.uint8], starts: _Places, lengths: _Places) -> npt.NDArray[np.uint8]:
+    """The pieces of `room` at `starts` (rows, columns), one after another."""
+    widths = lengths.max(axis=0).tolist()
+    some = max(1, _AT_ONCE // sum(widths))
+    if len(starts) > some:
+        parts = (slice(row, row + some) for row in range(0, len(starts), some))
+        return np.concatenate([_gathered(room, starts[part], lengths[part]) for part in parts])
+    wide, taken = (np.empty((len(starts), sum(widths)), kind) for kind in (np.uint8, np.bool_))
+    at = 0
+    for column, width in enumerate(widths):
+        windows = np.ndarray(len(room) - width, f"V{width}", room.data, strides=(1,))
+        wide[:, at : at + width] = windows[starts[:, column]].view(np.uint8).reshape(-1, width)
+        np.less(np.arange(width), lengths[:, column, np.newaxis], out=taken[:, at : at + width])
+        at += width
+    return wide[taken]
+
+
+def _is_text(blob: npt.NDArray[np.uint8], at: _Places) -> bool:
+    """Whether the texts whose opcodes stand `at` places of `blob` are UTF-8; all else there is ASCII."""
+    bare = blob.copy()
+    long = at[blob[at] == _TEXT]
+    for ahead in (0, 1):
+        bare[at + ahead] = 0
+    for ahead in (2, 3, 4):
+        bare[long + ahead] = 0
     try:
-        str(_gathered(room, lines)[0].data, "utf-8")
+        str(bare.data, "utf-8")
     except UnicodeDecodeError:
         return False
     return True
@@ -205,16 +207,4 @@ def _encoded(room: npt.NDArray[np.uint8], at: _Places) -> npt.NDArray[np.uint8]:
     encoded[:, 0], encoded[:, 1] = 0x8A, LONGEST_NUMBER  # LONG1, its length
     encoded[:, 2:10] = signed.view(np.uint8).reshape(-1, 8)
     encoded[:, 10:] = np.where(signed < 0, 0xFF, 0)[:, np.newaxis]
-    return encoded.reshape(-1)
-
-
-def _gathered(
-    source: npt.NDArray[np.uint8], pieces: list[tuple[_Places, _Places]]
-) -> tuple[npt.NDArray[np.uint8], _Places]:
-    """Row after row of `pieces` (starts and lengths in `source`), one after another, and where each row ends."""
-    starts = np.stack([start for start, _ in pieces], axis=1).reshape(-1)
-    lengths = np.stack([length for _, length in pieces], axis=1).reshape(-1)
-    ends = np.cumsum(lengths)
-    index = np.repeat(starts - ends + lengths, lengths)
-    index += np.arange(len(index))
-    return source[index], ends[len(pieces) - 1 :: len(pieces)]
+    return encoded

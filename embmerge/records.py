@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 KEYS = ("title", "id", "url")  # of an article that are kept
-PAST = object()  # a value that was passed over
 LONGEST_NUMBER = 16  # bytes of an id
 _LONG1 = pickle.LONG1[0]
 # opcode → bytes of the length that comes before a text
@@ -41,6 +40,12 @@ class Records:
             ends.append(each.ends + before)
             before += len(each.blob)
         return cls(b"".join(each.blob for each in several), np.concatenate(ends))
+
+    def some(self, start: int, stop: int) -> "Records":
+        """Those of the rows `[start, stop)`."""
+        before = int(self.ends[start - 1]) if start else 0
+        ends = self.ends[start:stop] - before
+        return Records(self.blob[before : before + int(ends[-1])], ends)
 
     def __len__(self) -> int:
         """How many there are."""

@@ -1,5 +1,6 @@
 import pickle
 import threading
+import tracemalloc
 
 import pytest
 
@@ -73,6 +74,7 @@ def test_bytes_and_sets_are_passed_over(tmp_path):
         "set": {1, 2},
         "frozen": frozenset({3}),
         "empty": (),
+        "number": 1 << 3000,
         "buffer": bytearray(9),
     }
     articles = [{"id": row, "title": "t", "url": "u", **more} for row in range(3)]
@@ -90,6 +92,29 @@ def test_a_title_that_is_a_number_is_named_wherever_it_stands(tmp_path, row):
 def test_texts_that_articles_share_are_read(tmp_path):
     shared = str(articles_of(1)[0]["url"])
     articles = [{"id": row, "title": shared, "url": shared, "text": shared * 99} for row in range(1500)]
+    assert read(tmp_path, articles) == kept(articles)
+
+
+def test_a_long_text_that_was_passed_over_is_read_again_as_a_url(tmp_path):
+    texts = [f"https://encyclopedia.example/{'x' * 60}/{row}" for row in range(1500)]
+    articles = [{"link": text, "url": text, "id": text, "text": text, "title": text} for text in texts]
+    assert read(tmp_path, articles) == kept(articles)
+
+
+def test_a_text_of_many_kilobytes_is_no_title_when_it_is_recalled_either(tmp_path):
+    text = "t" * 100_000
+    with pytest.raises(LocalDataError, match="title, id or url of more than 65,536 bytes"):
+        read(tmp_path, [{"text": text, "title": text}])
+
+
+def test_articles_may_hold_many_short_texts_each(tmp_path):
+    articles = [{"title": "t", "tags": [f"{row} {tag}" for tag in range(200)]} for row in range(2000)]
+    assert read(tmp_path, articles) == kept(articles)
+
+
+def test_an_article_within_an_article_may_be_named_again(tmp_path):
+    within = {"title": "w", "id": 2, "url": None}
+    articles = [{"title": "t", "id": 1, "url": "u", "more": within, "again": within}, within]
     assert read(tmp_path, articles) == kept(articles)
 
 
@@ -116,6 +141,48 @@ def test_what_is_no_list_of_dicts_is_refused(tmp_path, value, said):
 def test_a_title_beyond_all_bounds_is_refused(tmp_path):
     with pytest.raises(LocalDataError, match="title, id or url of 100,000 bytes"):
         read(tmp_path, [{"title": "t" * 100_000, "id": 1, "url": "u"}])
+
+
+FIRST = b"}\x94(\x8c\5title\x8c\1tu"  # place 1 of the memo
+
+
+@pytest.mark.parametrize(
+    ("opcodes", "said"),
+    [
+        (b"](" + FIRST + b"e\x85.", "not a list"),  # within a tuple
+        (b"}\x8c\1a](" + FIRST + b"es.", "not a list"),  # within a dict
+        (b"(](" + FIRST + b"e.", "not a list"),
+        (b"]\x94(" + FIRST + b"e(}(\x8c\1xh\1\x8c\5title\x8c\4EVILsue.", "changed after its end"),
+        (b"]\x94(" + FIRST.replace(b"\x94", b"\x94\x94") + b"e(}(\x8c\1xh\2\x8c\5title\x8c\1xsue.", "changed after"),
+        (b"](}(\x8c\5title\x8c\1t\x8c\1cue.", "a key has no value"),
+        (b"](\x8c\1a" + FIRST + b"\x90e.", "no set"),
+        (b"](}(\x8c\5titleK\1\x94ue.", "no title"),
+        (b"](}(\x8c\5title\x94\x8c\1t\x8c\1ah\0\x94ue.", "not numbered"),  # recalled, and remembered once more
+    ],
+)
+def test_what_no_pickler_writes_is_refused(tmp_path, opcodes, said):
+    (tmp_path / "a.pkl").write_bytes(b"\x80\4" + opcodes)
+    with pytest.raises(LocalDataError, match=said):
+        read_articles(tmp_path / "a.pkl")
+
+
+@pytest.mark.parametrize("opcodes", [b"}", b"(", b"}\x94"])
+def test_opcodes_that_belong_to_no_article_take_little_memory(tmp_path, opcodes):
+    (tmp_path / "a.pkl").write_bytes(b"\x80\4](" + opcodes * (4_400_000 // len(opcodes)) + b"e.")
+    tracemalloc.start()
+    try:
+        with pytest.raises(LocalDataError, match="too many values"):
+            read_articles(tmp_path / "a.pkl")
+        assert tracemalloc.get_traced_memory()[1] < 80_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_long_title_used_again_and_again_takes_little_memory(tmp_path):
+    title = b"\x8c\5title\x94X" + (60_000).to_bytes(4, "little") + b"t" * 60_000 + b"\x94"  # places 0 and 1
+    (tmp_path / "a.pkl").write_bytes(b"\x80\4](}(" + title + b"ue" + b"(}(h\0h\1ue" * 10_000 + b".")
+    with pytest.raises(LocalDataError, match="repeat more than it holds"):
+        read_articles(tmp_path / "a.pkl")
 
 
 def test_counting_and_the_first_one_need_no_list(tmp_path):

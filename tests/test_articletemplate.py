@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embmerge.articles import read_articles
+from embmerge.articletemplate import Template
+from embmerge.articlewalk import walk_articles
 from embmerge.errors import LocalDataError
 from embmerge.records import Records
 
@@ -64,6 +66,53 @@ def test_a_title_used_again_by_a_later_article_is_found(tmp_path):
     assert read(tmp_path / "a.pkl", pickle.dumps(articles, protocol=4))[1500]["title"] == "u/700"
 
 
+def test_a_url_that_an_earlier_article_named_is_found(tmp_path):
+    urls = [f"/w/{row}" for row in range(3000)]
+    articles = [{**article(row), "next": apart(f"none {row}"), "url": apart(urls[row])} for row in range(3000)]
+    for row in range(1000, 2000, 50):
+        articles[row]["next"] = articles[row + 1]["url"]
+    assert [each["url"] for each in read(tmp_path / "a.pkl", pickle.dumps(articles, protocol=4))] == urls
+
+
+def test_articles_whose_ids_are_now_numbers_now_texts_are_found_together(tmp_path):
+    path = tmp_path / "a.pkl"
+    articles = [{**article(row), "id": row if row % 2 else f"{row}"} for row in range(900)]
+    articles[700]["title"] = articles[699]["url"]  # recalled from behind numbers, which no memo holds
+    path.write_bytes(pickle.dumps(articles, protocol=4))
+    with path.open("rb", buffering=0) as file:
+        assert [len(records) for records in walk_articles(file)] == [1, 699, 1, 199]
+    assert list(read_articles(path)) == [{key: each[key] for key in KEYS} for each in articles]
+
+
+@pytest.mark.parametrize("row", [1, 450, 899])
+def test_a_lone_surrogate_is_met_once_a_block(tmp_path, monkeypatch, row):
+    articles = [article(row) for row in range(900)]
+    articles[row]["title"] += "\ud800"
+    looked = []
+    runs = Template.runs
+    monkeypatch.setattr(Template, "runs", lambda self, *block: looked.append(block) or runs(self, *block))
+    found = read(tmp_path / "a.pkl", pickle.dumps(articles, protocol=4))
+    assert found == [{key: each[key] for key in KEYS} for each in articles]
+    assert len(looked) <= 2
+
+
+def test_articles_of_two_looks_in_turn_are_walked(tmp_path):
+    articles = [{**article(row), "url": None if row % 2 else f"u{row}"} for row in range(900)]
+    found = read(tmp_path / "a.pkl", pickle.dumps(articles, protocol=4))
+    assert found == [{key: each[key] for key in KEYS} for each in articles]
+
+
+def test_a_first_article_with_a_key_twice_is_no_example(tmp_path):
+    def text(value):
+        return b"\x8c" + bytes((len(value),)) + value.encode() + b"\x94"
+
+    first = b"}\x94(" + b"".join(map(text, ("title", "t", "title", "u", "id", "i", "url", "l"))) + b"u"
+    others = [b"}\x94(h\2%bh\4%bh\6%bh\x08%bu" % tuple(map(text, (f"a{n}", f"b{n}", "i", "l"))) for n in range(20)]
+    recalled = b"}(h\2h\x0bh\6Nh\x08Nu"  # by the text that the second one's title was first
+    raw = b"\x80\4]\x94(" + first + b"".join(others) + recalled + b"e."
+    assert read(tmp_path / "a.pkl", raw)[-1]["title"] == pickle.loads(raw)[-1]["title"] == "a0"
+
+
 def test_an_article_that_stands_in_the_list_twice_is_refused(tmp_path):
     articles = [article(row) for row in range(2000)]
     with pytest.raises(LocalDataError, match="is not a dict"):
@@ -71,17 +120,17 @@ def test_an_article_that_stands_in_the_list_twice_is_refused(tmp_path):
 
 
 def test_an_article_that_is_changed_after_its_end_is_refused(tmp_path):
-    raw = pickle.dumps([article(row) for row in range(3)], protocol=4)
+    raw = pickle.dumps([article(row) for row in range(30)], protocol=4)
     changed = raw[:-2] + b"\x8c\x05title\x8c\x01ose."  # SETITEM on the last article, then APPENDS and STOP
-    assert pickle.loads(changed)[2]["title"] == "o"
+    assert pickle.loads(changed)[29]["title"] == "o"
     with pytest.raises(LocalDataError, match="changed after its end"):
         read(tmp_path / "a.pkl", changed)
 
 
 def test_articles_within_a_tuple_are_refused(tmp_path):
-    articles = [article(row) for row in range(4)]
+    articles = [article(row) for row in range(40)]
     with pytest.raises(LocalDataError, match="is not a dict"):
-        read(tmp_path / "a.pkl", pickle.dumps([articles[0], (articles[1], articles[2]), articles[3]], protocol=4))
+        read(tmp_path / "a.pkl", pickle.dumps([articles[0], tuple(articles[1:30]), *articles[30:]], protocol=4))
 
 
 @pytest.mark.parametrize("beginning", [b"\x94", b"}\x94", b"}\x94(", b"}\x94(h\x01", b"}\x94(h\x01\x8c\x01a\x94"])
