@@ -171,12 +171,13 @@ def _gathered(room: npt.NDArray[np.uint8], starts: _Places, lengths: _Places) ->
     if len(starts) > some:
         parts = (slice(row, row + some) for row in range(0, len(starts), some))
         return np.concatenate([_gathered(room, starts[part], lengths[part]) for part in parts])
-    wide, taken = (np.empty((len(starts), sum(widths)), kind) for kind in (np.uint8, np.bool_))
+    wide, taken = np.empty((len(starts), sum(widths)), np.uint8), np.ones((len(starts), sum(widths)), np.bool_)
     at = 0
     for column, width in enumerate(widths):
         windows = np.ndarray(len(room) - width, f"V{width}", room.data, strides=(1,))
         wide[:, at : at + width] = windows[starts[:, column]].view(np.uint8).reshape(-1, width)
-        np.less(np.arange(width), lengths[:, column, np.newaxis], out=taken[:, at : at + width])
+        if lengths[:, column].min() < width:
+            np.less(np.arange(width), lengths[:, column, np.newaxis], out=taken[:, at : at + width])
         at += width
     return wide[taken]
 
