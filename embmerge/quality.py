@@ -45,16 +45,17 @@ class Quality:
             self.bad_rows += len(bad)
             self.first_bad = (self.first_bad + (bad[:_SHOWN] + first).tolist())[:_SHOWN]
             norms = norms[finite]
-        self._join(
-            Quality(
-                rows=len(norms),
-                zero_rows=int(np.count_nonzero(norms == 0)),
-                least=float(norms.min(initial=math.inf)),
-                greatest=float(norms.max(initial=0.0)),
-                mean=float(norms.mean()) if len(norms) else 0.0,
-                squares=float(norms.var() * len(norms)) if len(norms) else 0.0,
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._join(
+                Quality(
+                    rows=len(norms),
+                    zero_rows=int(np.count_nonzero(norms == 0)),
+                    least=float(norms.min(initial=math.inf)),
+                    greatest=float(norms.max(initial=0.0)),
+                    mean=float(norms.mean()) if len(norms) else 0.0,
+                    squares=float(norms.var() * len(norms)) if len(norms) else 0.0,
+                )
             )
-        )
 
     def __add__(self, other: "Quality") -> "Quality":
         """The figures over the rows of both."""

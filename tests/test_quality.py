@@ -67,6 +67,13 @@ def test_norms_neither_overflow_nor_vanish(value, dtype, order):
     assert norms == pytest.approx(np.full(2, 2 * float(np.dtype(dtype).type(value))), rel=1e-3)
 
 
+def test_figures_beyond_a_float_are_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures = measured(np.full((20, 1), 1e308)).figures()
+    assert (figures.rows, figures.min_norm, figures.max_norm) == (20, 1e308, 1e308)
+
+
 def test_no_rows_have_figures_of_zero():
     figures = Quality().figures()
     assert (figures.rows, figures.min_norm, figures.max_norm, figures.std_norm) == (0, 0.0, 0.0, 0.0)
