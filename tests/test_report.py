@@ -7,7 +7,7 @@ import pytest
 
 from embmerge.errors import DiskError, LocalDataError, UsageError
 from embmerge.mergedfile import open_writer
-from embmerge.report import examine, report
+from embmerge.report import examine, figures, report
 from tests.mergedsets import articles_of, metadata_of
 
 ROWS, DIM, SHARDS = 1200, 24, 6
@@ -70,6 +70,25 @@ def test_a_shard_written_twice_speaks_against_the_file(tmp_path):
     rows = rows_of()
     rows[200:400] = rows[0:200] * np.float32(1.0001)
     assert "nearly the same rows" in texts(examine(merged(tmp_path, rows)), "error")
+
+
+def test_each_repeated_shard_is_named_with_the_first_of_its_group(tmp_path):
+    rows = rows_of()
+    rows[400:600] = rows[800:1000] = rows[0:200]
+    rows[1000:] = rows[200:400]
+    assert examine(merged(tmp_path, rows)).statistics.alike_shards == ((0, 2), (0, 4), (1, 5))
+
+
+def test_shards_of_zeros_are_not_taken_for_the_same(tmp_path):
+    rows = rows_of()
+    rows[:400] = 0
+    assert examine(merged(tmp_path, rows)).statistics.alike_shards == ()
+
+
+def test_huddled_shards_that_are_the_same_are_found(tmp_path):
+    rows = rows_of() * np.float32(1e-3) + 5
+    rows[600:800] = rows[200:400]
+    assert examine(merged(tmp_path, rows)).statistics.alike_shards == ((1, 3),)
 
 
 def test_two_camps_of_shards_are_called_out_though_none_of_them_is_odd(tmp_path):
@@ -158,6 +177,35 @@ def test_the_effective_dimension_of_equal_directions_is_their_number(tmp_path):
     rows = np.zeros((4000, DIM), "f4")
     rows[:, :3] = np.random.default_rng(1).standard_normal((4000, 3))
     assert examine(merged(tmp_path, rows)).statistics.space.effective_dimension == pytest.approx(3, rel=0.05)
+
+
+def test_rows_longer_than_they_are_many_have_the_space_that_numpy_finds(tmp_path):
+    rows = np.random.default_rng(2).standard_normal((60, 3000)).astype("f4") * np.geomspace(1, 0.01, 3000)
+    space = examine(merged(tmp_path, rows.astype("f4"), shards=1)).statistics.space
+    along, strengths, _ = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
+    variances = strengths**2
+    assert space.spectrum == pytest.approx(variances / variances.sum(), abs=1e-5)
+    assert space.effective_dimension == pytest.approx(variances.sum() ** 2 / (variances**2).sum(), rel=1e-4)
+    assert np.abs(space.points) == pytest.approx(np.abs(along * strengths)[:, :2], abs=1e-3)
+
+
+def test_a_sample_of_long_rows_is_smaller(tmp_path):
+    rows = np.zeros((200, 60_000), "f2")
+    assert len(examine(merged(tmp_path, rows, shards=1)).statistics.space.rows) == (5 << 20) // 60_000
+
+
+@pytest.mark.parametrize(("dim", "shards"), [(65_537, 1), (2000, 600)])
+def test_more_columns_than_can_be_compared_are_refused(tmp_path, dim, shards):
+    with pytest.raises(LocalDataError, match=f"has {dim:,} columns from {shards:,} shards") as caught:
+        examine(merged(tmp_path, np.zeros((2, dim), "f2"), shards=shards))
+    assert "up to 65,536 columns" in caught.value.hint
+
+
+def test_only_the_first_of_many_shards_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "SMALL", 2)
+    page = report(merged(tmp_path, rows_of())).output.read_text()
+    assert "on the same axis (the first 2 of 6)" in page
+    assert page.count("Norms of ") == 2
 
 
 def test_neighbours_are_the_nearest_by_cosine_over_all_rows(tmp_path):

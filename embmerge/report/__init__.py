@@ -20,6 +20,7 @@ from embmerge.report.statistics import Statistics, disagreement, measure, odd_sh
 _ASKED = 10  # articles whose neighbours are shown
 _HUDDLED = 0.9  # mean cosine of random pairs above which a space tells little apart
 _ZEROS = 0.01  # share of rows of zeros above which a worker has failed
+_WIDEST, _MEANS = 1 << 16, 1 << 20  # columns; columns of all shards together, of which means and some rows are held
 _NAMED = 3  # rows in a finding
 
 Severity = Literal["error", "warning", "note"]
@@ -75,11 +76,12 @@ def examine(path: Path, *, article: str | None = None, sample: int = 5000, seed:
     `article` asks for the neighbours of one title instead of ten random ones. `sample` rows, drawn by `seed`, show the
     shape of the space. Peak memory is some 200 MB and the titles, whatever the number of rows.
 
-    Raises `LocalDataError` (no merged file, or no such article).
+    Raises `LocalDataError` (no merged file, one with too many columns, or no such article).
     """
     with closing(open_merged(path)) as merged:
         if not merged.shape[0]:
             raise LocalDataError(f"{path} holds no rows")
+        _check_width(merged.shape[1], len(merged.metadata["chunk_info"]), path)
         titles = [str(each["title"]) for each in merged.articles()]
         ranges = _ranges(merged.metadata, merged.shape[0], path)
         asked = choose(titles, count=_ASKED, seed=seed, article=article)
@@ -177,6 +179,14 @@ def _verdict(findings: tuple[Finding, ...]) -> str:
     if warnings:
         return f"Usable, but look at {warnings} finding{'s' * (warnings > 1)} first."
     return "Usable: nothing speaks against it."
+
+
+def _check_width(dim: int, shards: int, path: Path) -> None:
+    if dim > _WIDEST or dim * shards > _MEANS:
+        raise LocalDataError(
+            f"{path} has {dim:,} columns from {shards:,} shards, more than a report can compare",
+            hint=f"it takes up to {_WIDEST:,} columns, and {_MEANS:,} of all shards together",
+        )
 
 
 def _ranges(metadata: Mapping[str, Any], rows: int, path: Path) -> list[tuple[int, int]]:

@@ -14,6 +14,7 @@ from embmerge.report.statistics import unit
 
 NEAREST = 5
 _BLOCK = 8 << 20  # bytes of rows compared at once
+_NARROW = 64  # columns; of fewer, their cosines take more room than the rows
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def neighbours(merged: Merged, titles: Sequence[str], rows: Sequence[int]) -> tu
     asked = unit(np.concatenate([merged.rows(row, row + 1) for row in rows]).astype(np.float32))
     best = np.full((len(rows), NEAREST), -np.inf, np.float32)
     where = np.zeros((len(rows), NEAREST), np.int64)
-    for start, stop in blocks(*merged.shape, _BLOCK // 4):
+    for start, stop in blocks(merged.shape[0], 4 * max(merged.shape[1], _NARROW), _BLOCK):
         with np.errstate(over="ignore", invalid="ignore"):
             block = np.nan_to_num(merged.rows(start, stop).astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
         cosines = asked @ unit(block).T

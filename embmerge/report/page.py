@@ -135,8 +135,9 @@ def _norms(report: "Report") -> str:
     )
     small = "".join(
         f'<figure><figcaption>{_name(chunk)}</figcaption><img alt="Norms of {_name(chunk)}" src="{drawn}"></figure>'
-        for chunk, drawn in zip(report.metadata["chunk_info"], figures.shard_norms(s), strict=True)
+        for chunk, drawn in zip(report.metadata["chunk_info"][: figures.SMALL], figures.shard_norms(s), strict=True)
     )
+    which = f" (the first {figures.SMALL} of {len(s.shards):,})" if len(s.shards) > figures.SMALL else ""
     outliers = _table(
         ("row", "title", "norm"),
         [(f"{row:,}", _text(report.titles[row]), f"{norm:.4f}") for row, norm in s.outliers],
@@ -144,7 +145,7 @@ def _norms(report: "Report") -> str:
     )
     return (
         f'<h2>Norms</h2><p class="soft">{said}</p><img alt="Histogram of all norms" src="{figures.norms(s)}">'
-        f"<h2>Norms by shard, on the same axis</h2>"
+        f"<h2>Norms by shard, on the same axis{which}</h2>"
         f'<div class="small">{small}</div>'
         + (f"<h2>Outliers: {_count(s.outlier_count)}</h2>{outliers}" if s.outliers else "")
     )

@@ -18,11 +18,15 @@ from embmerge.quality import row_norms
 Floats = npt.NDArray[np.float64]
 
 PROBES = 16  # rows of each shard, at equal relative places, that tell two shards apart
+_MATCH = 15  # of them that are nearly the same in two shards that hold nearly the same rows
 _BLOCK = 4 << 20  # bytes of rows looked at at once
+_SAMPLED = 5 << 20  # values in the sample, at most: 5,000 rows of up to 1,048 columns
 _PAIRS = 20  # duplicate pairs that are confirmed and named
 _OUTLIERS = 10
 _ODD = 8.0  # robust standard deviations beyond which a norm is called an outlier
 _MAD = 1.4826  # median absolute deviation to standard deviation, for normal data
+_COMPARED = 64  # shards compared with all others at once
+_ROUNDING = 1e-12  # squared distance of unit vectors that float32 does not tell apart
 _ALIKE = 0.01  # squared distance of two rows that count as the same, in that of random rows
 _BEYOND = 1e15  # a norm that no model writes, and whose square float32 could not hold
 _EDGE = 0.001  # share of the rows at either end that does not widen the histogram's axis
@@ -67,7 +71,8 @@ class Statistics:
     """All figures. Rows are counted in the whole file; `duplicates` are pairs of rows, a group's first row first.
 
     `nan_rows` are those with NaN, Inf or a norm beyond 1e15, which all other figures leave out. A histogram's outermost
-    bins hold also what lies beyond them. Lists of rows are cut; their counts are not.
+    bins hold also what lies beyond them. Lists of rows are cut; their counts are not. `alike_shards` are pairs of them,
+    the first of a group first.
     """
 
     shape: tuple[int, int]
@@ -93,14 +98,17 @@ class Statistics:
 
 
 def measure(merged: Merged, ranges: Sequence[tuple[int, int]], *, sample: int, seed: int) -> Statistics:
-    """The statistics of `merged`, whose shards hold the row `ranges`; `sample` rows, drawn by `seed`, for the space."""
+    """The statistics of `merged`, whose shards hold the row `ranges`.
+
+    `sample` rows, drawn by `seed`, are for the space; fewer where they are long.
+    """
     rows, dim = merged.shape
     norms, prints = np.empty(rows), np.empty(rows, np.uint64)
     random = np.random.default_rng(seed)
-    chosen = np.sort(random.choice(rows, min(sample, rows), replace=False))
+    chosen = np.sort(random.choice(rows, min(sample, rows, _SAMPLED // dim), replace=False))
     drawn = np.empty((len(chosen), dim), np.float32)
     probes = [_probe_rows(start, end) for start, end in ranges]
-    probed = [np.zeros((len(each), dim), np.float32) for each in probes]
+    probed = np.zeros((len(ranges), PROBES, dim), np.float32)
     sums = np.zeros((len(ranges), dim))
     weights = random.integers(1, 1 << 63, dim, dtype=np.uint64) | np.uint64(1)
     for start, stop in blocks(rows, dim * 8, _BLOCK):
@@ -142,7 +150,7 @@ def measure(merged: Merged, ranges: Sequence[tuple[int, int]], *, sample: int, s
         edges=tuple(edges.tolist()),
         histogram=_histogram(sound, edges),
         shards=_shards(ranges, norms, sums, edges, drawn),
-        alike_shards=_alike(probed, drawn),
+        alike_shards=_alike(probed, np.array([len(each) == PROBES for each in probes], np.bool_), drawn),
         space=_space(drawn, chosen),
     )
 
@@ -266,21 +274,31 @@ def disagreement(shards: Sequence[ShardFigures]) -> str | None:
     return None
 
 
-def _alike(probed: Sequence[npt.NDArray[np.float32]], drawn: npt.NDArray[np.float32]) -> tuple[tuple[int, int], ...]:
-    """Pairs of shards that hold nearly the same rows at the same relative places.
+def _alike(
+    probed: npt.NDArray[np.float32], whole: npt.NDArray[np.bool_], drawn: npt.NDArray[np.float32]
+) -> tuple[tuple[int, int], ...]:
+    """Pairs of shards that hold nearly the same rows at the same relative places: (a group's first, another of it).
 
     Nearly is by the distance of random rows: where all vectors huddle, different rows have a cosine near 1 too.
+    `probed` (shards, PROBES, dim) are the rows to compare, and are changed; `whole` says which shards have so many.
     """
-    near = _ALIKE * 2 * float(unit(drawn).var(axis=0, dtype=np.float64).sum())
-    units = [unit(rows) for rows in probed]
-    pairs = []
-    for a, first in enumerate(units):
-        for b in range(a + 1, len(units)):
-            if len(first) == len(units[b]) == PROBES:
-                distances = ((first - units[b]) ** 2).sum(axis=1)
-                if np.quantile(distances, 0.9) <= near and first.any():
-                    pairs.append((a, b))
-    return tuple(pairs)
+    units = unit(drawn)
+    near = max(_ALIKE * 2 * float(units.var(axis=0, dtype=np.float64).sum()), _ROUNDING)
+    middle = units.mean(axis=0)  # seen from there, products of rows lose no digits of their distance
+    filled = whole & probed.any(axis=(1, 2))
+    for rows in probed:
+        rows[:] = unit(rows) - middle
+    by_place = probed.transpose(1, 0, 2)
+    squares = np.einsum("psd,psd->ps", by_place, by_place)
+    first_of: dict[int, int] = {}
+    for start in range(0, len(whole), _COMPARED):
+        some = slice(start, start + _COMPARED)
+        products = by_place[:, some] @ by_place[:, start:].transpose(0, 2, 1)
+        distances = squares[:, some, None] + squares[:, None, start:] - 2 * products
+        alike = np.triu((distances <= near).sum(axis=0) >= _MATCH, 1) & filled[some, None] & whole[None, start:]
+        for other in np.flatnonzero(alike.any(axis=0)).tolist():
+            first_of.setdefault(start + other, start + int(alike[:, other].argmax()))
+    return tuple(sorted((first, other) for other, first in first_of.items()))
 
 
 def _space(drawn: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]) -> Space:
@@ -288,13 +306,14 @@ def _space(drawn: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]) -> Space
     total, count = lengths.sum(axis=0, dtype=np.float64), max(2, len(lengths))
     cosine = (float(total @ total) - float((lengths * lengths).sum())) / (count * (count - 1))
     centred = drawn - drawn.mean(axis=0)
-    covariance = (centred.T @ centred).astype(np.float64) / max(1, len(drawn) - 1)
-    values, vectors = np.linalg.eigh(covariance)
-    values = np.clip(values[::-1], 0, None)
+    wide = centred.shape[1] > len(centred)  # then there are fewer products of rows, and their variances are the same
+    products = (centred @ centred.T if wide else centred.T @ centred).astype(np.float64)
+    values, vectors = np.linalg.eigh(products / max(1, len(drawn) - 1))
+    values, axes = np.clip(values[::-1], 0, None), vectors[:, ::-1][:, :2]
     whole = float(values.sum()) or 1.0
     points = np.zeros((len(drawn), 2))
-    axes = vectors[:, ::-1][:, :2].astype(np.float32)
-    points[:, : axes.shape[1]] = centred @ axes
+    lengths_along = np.sqrt(values[:2] * (len(drawn) - 1))
+    points[:, : axes.shape[1]] = axes * lengths_along if wide else centred @ axes.astype(np.float32)
     return Space(
         mean_cosine=cosine,
         effective_dimension=whole**2 / (float((values**2).sum()) or 1.0),
