@@ -96,6 +96,11 @@ def test_a_pipe_is_not_waited_for(tmp_path, suffix):
         convert(tmp_path / f"a{suffix}", tmp_path / "b.pkl")
 
 
+def test_metadata_that_would_hide_the_rows_of_a_pickle_is_refused_by_the_outputs_name(tmp_path):
+    with pytest.raises(LocalDataError, match=r"^a\.pkl is no merged file"):
+        write_set(tmp_path / "a.pkl", rows_of(), metadata=metadata_of(rows_of()) | {"embeddings": 5})
+
+
 @pytest.mark.parametrize("key", ["embeddings", "articles", "files", "ARROW:schema"])
 def test_metadata_that_is_called_like_a_part_of_a_file_is_refused_by_the_outputs_name(tmp_path, key):
     with pytest.raises(LocalDataError, match=rf"^a\.safetensors: its metadata has `{key}`"):

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embmerge.articles import Articles
+from embmerge.atomic import place_name
 from embmerge.errors import LocalDataError
 from embmerge.mergedfile.jsontext import check_article, check_metadata, damaged
 from embmerge.mergedfile.rawrows import BLOCK, RowSink, RowSource, not_as_written, read_back
@@ -158,7 +159,8 @@ class PickleMerged:
 
 def _not_merged(name: str, why: str) -> LocalDataError:
     return LocalDataError(
-        f"{printable(name)} is no merged file: {why}", hint="name one; `invoke inspect` says what a file holds"
+        f"{printable(place_name(name))} is no merged file: {why}",
+        hint="name one; `invoke inspect` says what a file holds",
     )
 
 
