@@ -174,6 +174,7 @@ class _End(asyncio.Protocol):
         self.relay, self.from_server, self.peer = relay, from_server, peer
         self.transport = None
         self.full = False  # this end cannot take more for now
+        self.finished = False  # its other side has said its last word, and that was passed on
         self._waiting = deque()  # (due, data; None is the end)
         self._held = 0
         self._timer = None
@@ -231,8 +232,12 @@ class _End(asyncio.Protocol):
                 return
             self._waiting.popleft()
             if data is None:
+                self.finished = True
                 if not self.peer.transport.is_closing():
                     self.peer.transport.write_eof()
+                if self.peer.finished:  # neither has anything left to say
+                    self.transport.close()
+                    self.peer.transport.close()
                 continue
             self._held -= len(data)
             if self.peer.transport.is_closing():
