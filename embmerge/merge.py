@@ -84,7 +84,7 @@ def merge(
     the new one is complete. `expected_articles`: another number of articles is an error. `max_extra_rows`: so many
     rows after the last article are left out, more are an error. `dtype` ('float16', 'float32' or 'float64') converts;
     without it all shards must have the same. `clusters` says which cluster a shard's file name came from. `observer`
-    is told what happens (`embmerge.events`). Peak memory is some 80 MB, and 0.3 KB an article.
+    is told what happens (`embmerge.events`). Peak memory is some 80 MB (95 for Fortran's order), and 0.3 KB an article.
 
     Raises `LocalDataError` (shards that do not fit together, articles, NaN or Inf), `ShardError` (a shard that cannot
     be read), `DiskError` (full, not writable), `UsageError` (an unknown suffix or dtype, an `output` that is one of the

@@ -41,6 +41,7 @@ WINDOW = 512 << 20  # what a server may send before we say that it arrived: what
 _HEAD, _PLACE = struct.Struct(">IBI"), struct.Struct(">QI")  # of every request; of a read: offset and length
 _SSH_FX_EOF = 1
 _OPEN_FAILED = 2  # RFC 4254, 5.1: SSH_OPEN_CONNECT_FAILED
+_SILENCE = 0.9  # of the time that is given: a session that has not begun by then was answered by nobody
 _MOMENT = 1.0  # seconds in which a line that is gone is known to be
 _EXTENDED = 0x80000000  # attributes that we do not know follow
 _ERRNO = {2: errno.ENOENT, 3: errno.EACCES, 8: errno.EOPNOTSUPP}  # SSH_FX_…; anything else is an I/O error
@@ -288,6 +289,7 @@ def beginning(transport: paramiko.Transport, seconds: float) -> Iterator[None]:
 
     Raises `paramiko.ChannelException` if the server ends the session at once, or says something else: it has no SFTP.
     """
+    began = time.monotonic()
     timer = threading.Timer(seconds, transport.close)
     timer.daemon = True
     timer.start()
@@ -301,6 +303,8 @@ def beginning(transport: paramiko.Transport, seconds: float) -> Iterator[None]:
         ) from error
     except (paramiko.SSHException, EOFError, OSError, ConnectionLost) as error:
         timer.cancel()
+        if time.monotonic() - began > _SILENCE * seconds:  # paramiko has a time-out of its own
+            transport.close()
         transport.join(_MOMENT)  # a line that is gone ends its sessions first
         if transport.is_active():
             raise paramiko.ChannelException(_OPEN_FAILED, "it has no SFTP there") from error
