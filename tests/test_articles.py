@@ -4,6 +4,7 @@ import tracemalloc
 
 import pytest
 
+from embmerge import articlewalk
 from embmerge.articles import count_articles, first_article, read_articles
 from embmerge.errors import LocalDataError
 from tests.shards import articles_of, make_articles
@@ -223,3 +224,71 @@ def test_a_missing_file_says_how_to_name_another(tmp_path):
 def test_a_folder_in_its_place_is_an_error(tmp_path):
     with pytest.raises(LocalDataError, match="cannot read"):
         read_articles(tmp_path)
+
+
+def one(number, **more):
+    return {"title": f"title {number} ü", "id": number, "url": f"https://x.example/{number}", "text": "t" * 300, **more}
+
+
+@pytest.mark.parametrize("keys", [("url", "id", "title"), ("title", "url", "id"), ("id", "title", "url")])
+def test_articles_may_turn_their_keys_later(tmp_path, keys):
+    plain = [{"title": f"title {n}", "id": f"id {n}", "url": f"https://x.example/{n}"} for n in range(50)]
+    turned = [{key: article[key] for key in keys} for article in plain]
+    articles = plain + turned + [dict(article) for article in plain]
+    assert read(tmp_path, articles) == kept(articles)
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        lambda n: one(n, more="later and longer"),
+        lambda n: {key: value for key, value in one(n).items() if key != "text"},
+        lambda n: one(n) | {"text": b"y" * 300},
+    ],
+)
+def test_articles_may_have_other_values_later(tmp_path, later):
+    articles = [one(n) for n in range(50)] + [later(n) for n in range(50)] + [one(n) for n in range(5)]
+    assert read(tmp_path, articles) == kept(articles)
+
+
+def test_a_title_that_is_bytes_is_none(tmp_path):
+    with pytest.raises(LocalDataError, match="article 50 has no title"):
+        read(tmp_path, [one(n) for n in range(50)] + [one(9) | {"title": b"y" * 300}])
+
+
+@pytest.mark.parametrize("size", range(700, 1300, 3))
+def test_long_ids_may_lie_at_any_place_of_a_block(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(articlewalk, "_BLOCK", size)
+    articles = [one(n) | {"id": (0x7A << 118) + n} for n in range(30)] + [one(n) for n in range(30)]
+    assert read(tmp_path, articles) == kept(articles)
+
+
+def test_articles_cut_at_any_place_of_any_block_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(articlewalk, "_BLOCK", 700)
+    raw = pickle.dumps([one(n) for n in range(8)], 4)
+    path = tmp_path / "a.pkl"
+    for end in range(3, len(raw)):
+        path.write_bytes(raw[:end])
+        with pytest.raises(LocalDataError):
+            read_articles(path)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_what_follows_the_end_is_noticed_wherever_a_block_ends(tmp_path, monkeypatch, parts):
+    raw = pickle.dumps([one(n) for n in range(20)], 4)
+    monkeypatch.setattr(articlewalk, "_BLOCK", -(-len(raw) // parts))
+    (tmp_path / "a.pkl").write_bytes(raw + b"junk")
+    with pytest.raises(LocalDataError, match="follows its end"):
+        read_articles(tmp_path / "a.pkl")
+
+
+def test_keys_may_stand_anywhere_in_the_memo(tmp_path):
+    articles = [{f"key {k}": k for k in range(300)} | one(n) for n in range(20)]
+    assert read(tmp_path, articles) == kept(articles)
+
+
+def test_a_memo_that_is_numbered_otherwise_is_refused(tmp_path):
+    raw = b"\x80\x02](}(X\x05\0\0\0titleq\x07X\x01\0\0\0Aq\x09X\x02\0\0\0idq\x0bK\x01X\x03\0\0\0urlNu}(h\x07h\x09ue."
+    (tmp_path / "a.pkl").write_bytes(raw)
+    with pytest.raises(LocalDataError, match="not numbered"):
+        read_articles(tmp_path / "a.pkl")

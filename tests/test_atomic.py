@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from embmerge import atomic
 from embmerge.errors import DiskError
+from tests.disktrace import DiskTrace
 
 
 def names(folder):
@@ -175,3 +177,55 @@ def test_names_of_one_file_are_the_same_file(tmp_path):
     assert atomic.same_file(tmp_path / "link", tmp_path / "file")
     assert not atomic.same_file(tmp_path / "none", tmp_path / "none")
     assert not atomic.same_file(tmp_path / "file", tmp_path / ("x" * 300))
+
+
+def test_content_is_on_the_disk_before_it_has_its_name_and_the_name_after_that(tmp_path, monkeypatch):
+    trace = DiskTrace(monkeypatch)
+    atomic.write_bytes(tmp_path / "f", b"new")
+    (content, temporary, synced), (name, renamed, _), (folder, where, _) = trace.steps
+    assert (content, synced, name, folder, where) == ("sync", b"new", "rename", "sync", tmp_path)
+    assert temporary == renamed
+
+
+def test_whoever_reads_the_old_content_goes_on_reading_it(tmp_path):
+    (tmp_path / "f").write_bytes(b"old")
+    with (tmp_path / "f").open("rb") as held:
+        atomic.write_bytes(tmp_path / "f", b"new")
+        assert held.read() == b"old"
+
+
+def test_content_that_cannot_be_synced_takes_no_place(tmp_path, monkeypatch):
+    atomic.write_bytes(tmp_path / "f", b"old")
+
+    def fails(_file):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(DiskError):
+        atomic.write_bytes(tmp_path / "f", b"new")
+    assert (tmp_path / "f").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO])
+def test_what_the_disk_says_is_a_disk_error(tmp_path, number):
+    with pytest.raises(DiskError), atomic.disk_errors(tmp_path):
+        raise OSError(number, os.strerror(number))
+
+
+def test_what_this_process_is_writing_is_not_removed_by_another_writer_in_it(tmp_path):
+    with atomic.replacing(tmp_path / "f") as one:
+        one.write_bytes(b"one")
+        with atomic.replacing(tmp_path / "f") as other:
+            other.write_bytes(b"other")
+            assert one.exists()
+
+
+def test_what_a_process_of_somebody_else_is_writing_is_not_removed(tmp_path, monkeypatch):
+    left = leave(tmp_path, os.getppid())
+
+    def forbidden(_pid, _signal):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "kill", forbidden)
+    atomic.write_bytes(tmp_path / "f", b"new")
+    assert left.exists()

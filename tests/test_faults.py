@@ -388,3 +388,22 @@ def test_a_stop_while_the_line_is_frozen_is_heard_within_two_seconds(lab):
     with pytest.raises(Interrupted, match="kept"):
         lab.sync(stall_timeout=30)
     assert time.monotonic() - stopped[0] < 2
+
+
+@both_ways
+def test_a_cut_while_the_last_look_at_a_file_is_on_its_way(tmp_path, monkeypatch, transfer):
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
+    cuts = []
+
+    class Cutting(Home):
+        def stat(self, path):
+            if lab.relay.passed > 200_000 and not cuts:
+                cuts.append(path)
+                lab.relay.cut()
+            return super().stat(path)
+
+    with Lab(tmp_path, home=Cutting) as lab:
+        lab.shards(1, rows=400)
+        assert lab.sync(connections=1, transfer=transfer).error is None
+        assert lab.same()
+    assert cuts

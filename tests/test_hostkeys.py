@@ -164,3 +164,19 @@ def test_a_known_hosts_that_cannot_be_written_says_so(tmp_path, desk):
         desk.write(port=server.port, username="me", password="pw")
         (desk.credentials / "known_hosts").mkdir()
         assert "cannot write" in refused(desk).message
+
+
+def test_a_key_may_be_revoked_for_one_host(sshd, desk, own_home):
+    (own_home / "known_hosts").write_text(f"@revoked {known_line(sshd.port, sshd.host_key)}")
+    assert "revoked by" in refused(desk).message
+
+
+def test_a_key_that_is_revoked_in_one_line_and_known_in_another_is_refused(sshd, desk, own_home):
+    (own_home / "known_hosts").write_text(f"@revoked * {public(sshd.host_key)}\n")
+    (desk.credentials / "known_hosts").write_text(known_line(sshd.port, sshd.host_key))
+    assert "revoked by" in refused(desk).message
+
+
+def test_a_key_that_is_known_of_another_host_only_is_no_changed_key(sshd, desk, own_home):
+    (own_home / "known_hosts").write_text(f"other.invalid {public(sshd.host_key)}\n")
+    desk.connected()

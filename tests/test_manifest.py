@@ -3,6 +3,7 @@
 import json
 import os
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -98,3 +99,19 @@ def test_a_manifest_of_nonsense_takes_little_memory(tmp_path):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 50 << 20
+
+
+def test_several_threads_lose_no_entry(tmp_path):
+    names = [f"{number}.pkl" for number in range(20)]
+    for name in names:
+        (tmp_path / name).touch()
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda name: manifest.record(tmp_path, shards={name: ENTRY}), names))
+    assert set(manifest.read(tmp_path).shards) == set(names)
+
+
+def test_whoever_reads_the_old_manifest_goes_on_reading_it(tmp_path):
+    (tmp_path / manifest.NAME).write_bytes(b"{}")
+    with (tmp_path / manifest.NAME).open("rb") as held:
+        manifest.record(tmp_path, rates={"a": 1.0})
+        assert held.read() == b"{}"

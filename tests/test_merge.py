@@ -4,6 +4,7 @@ import pickle
 import shutil
 import time
 import warnings
+from contextlib import closing
 from itertools import pairwise
 
 import numpy as np
@@ -15,6 +16,7 @@ from embmerge import events
 from embmerge.errors import DiskError, LocalDataError, ShardError, UsageError
 from embmerge.merge import merge
 from embmerge.mergedfile import open_merged
+from tests.disktrace import DiskTrace
 from tests.shards import articles_of, make_articles, make_dataset, make_shard, make_shards, rows_of
 
 KEYS = {"title", "id", "url"}
@@ -413,3 +415,119 @@ def test_the_old_output_stays_when_the_new_one_is_refused(tmp_path):
     before = merge(shards, articles, tmp_path / "m.pkl").output.read_bytes()
     refused(tmp_path, shards[1:], articles)
     assert (tmp_path / "m.pkl").read_bytes() == before
+
+
+SUFFIXES = [".pkl", ".npy", ".safetensors", ".parquet"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_file_is_on_the_disk_before_it_has_its_name_and_the_name_after_that(tmp_path, monkeypatch, suffix):
+    shards, articles, _ = make_dataset(tmp_path / "in", 60, 5, 3, extra=4)
+    (tmp_path / "out").mkdir()
+    trace = DiskTrace(monkeypatch)
+    merge(shards, articles, tmp_path / "out" / f"m{suffix}")
+    renames = [at for at, step in enumerate(trace.steps) if step[0] == "rename"]
+    for path in (tmp_path / "out").iterdir():
+        named = {path}
+        for at in reversed(renames):
+            if trace.steps[at][2] in named:
+                named.add(trace.steps[at][1])
+        first = min(at for at in renames if trace.steps[at][1] in named)
+        content = path.read_bytes()
+        assert any(step[0] == "sync" and step[1] in named and step[2] == content for step in trace.steps[:first])
+    assert any(step[:2] == ("sync", tmp_path / "out") for step in trace.steps[renames[-1] :])
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_whoever_reads_the_old_file_goes_on_reading_it(tmp_path, suffix):
+    shards, articles, _ = make_dataset(tmp_path / "in", 60, 5, 3)
+    output = tmp_path / f"m{suffix}"
+    output.write_bytes(b"old")
+    with output.open("rb") as held:
+        merge(shards, articles, output)
+        assert held.read() == b"old"
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("part", ["rows", "articles"])
+def test_what_the_disk_changes_is_noticed_before_the_file_has_its_name(tmp_path, monkeypatch, suffix, part):
+    shards, articles, rows = make_dataset(tmp_path / "in", 4000, 32, 4)
+    output = tmp_path / "out" / f"m{suffix}"
+    needle = rows[2000].tobytes() if part == "rows" else articles_of(4000)[2000]["title"].encode()
+    fsync, changed = os.fsync, []
+
+    def failing(file):
+        fsync(file)
+        for path in output.parent.glob(".*.tmp*"):
+            content = path.read_bytes()
+            at = content.find(needle) + len(needle) - 1
+            if needle in content and not changed:
+                changed.append(path)
+                with path.open("r+b") as damaged:
+                    damaged.seek(at)
+                    damaged.write(bytes([content[at] ^ 1]))
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises((DiskError, LocalDataError)):
+        merge(shards, articles, output)
+    assert changed
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_merged_file_that_becomes_shorter_while_it_is_read_is_no_rows_from_nowhere(tmp_path, suffix):
+    shards, articles, _ = make_dataset(tmp_path / "in", 4000, 64, 4)
+    with closing(open_merged(merge(shards, articles, tmp_path / f"m{suffix}").output)) as merged:
+        merged.rows(0, 1)
+        os.truncate(merged.path, merged.path.stat().st_size // 3)
+        with pytest.raises(LocalDataError):
+            merged.rows(0, 4000)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_rows_that_the_system_reads_in_pieces_are_whole(tmp_path, monkeypatch, suffix):
+    shards, articles, rows = make_dataset(tmp_path / "in", 400, 64, 4)
+    with closing(open_merged(merge(shards, articles, tmp_path / f"m{suffix}").output)) as merged:
+        preadv = os.preadv
+        monkeypatch.setattr(os, "preadv", lambda file, rooms, at: preadv(file, [rooms[0][:1000]], at))
+        assert np.array_equal(merged.rows(0, 400), rows)
+
+
+def put_in_its_place(shard):
+    """Another file of the same size, time and content."""
+    facts = shard.stat()
+    other = shard.with_suffix(".new")
+    other.write_bytes(shard.read_bytes())
+    os.utime(other, ns=(facts.st_mtime_ns, facts.st_mtime_ns))
+    other.replace(shard)
+
+
+def touch_within_the_second(shard):
+    nanoseconds = shard.stat().st_mtime_ns
+    later = nanoseconds // 10**9 * 10**9 + (nanoseconds + 1000) % 10**9
+    os.utime(shard, ns=(later, later))
+
+
+@pytest.mark.parametrize("change", [put_in_its_place, touch_within_the_second])
+def test_a_shard_that_is_another_one_in_the_end_is_refused(tmp_path, change):
+    shards, articles, _ = make_dataset(tmp_path / "in", 400, 32, 4)
+    changed = []
+
+    def observer(event):
+        if isinstance(event, events.RowsWritten) and not changed:
+            changed.append(change(shards[-1]))
+
+    with pytest.raises(ShardError, match="changed"):
+        merge(shards, articles, tmp_path / "m.pkl", observer=observer)
+
+
+def test_more_articles_than_expected_are_refused(tmp_path):
+    shards, articles, _ = make_dataset(tmp_path, 100)
+    with pytest.raises(LocalDataError, match="99 are expected"):
+        merge(shards, articles, tmp_path / "m.pkl", expected_articles=99)
+
+
+def test_a_single_row_that_is_missing_is_missed(tmp_path):
+    shards, _, _ = make_dataset(tmp_path, 100)
+    with pytest.raises(LocalDataError, match="missing at the end"):
+        merge(shards, make_articles(tmp_path / "more.pkl", 101), tmp_path / "m.pkl")

@@ -1,5 +1,7 @@
 import contextlib
+import fcntl
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from embmerge.errors import DiskError, LocalDataError, UsageError
-from embmerge.mergedfile import open_merged
+from embmerge.mergedfile import npy, open_merged
 from embmerge.mergedfile.npy import NpyMerged, _edges
 from tests.mergedsets import articles_of, metadata_of, rows_of, write_set
 
@@ -85,6 +87,7 @@ def test_a_write_that_fails_midway_leaves_the_old_set(tmp_path):
     assert contents(tmp_path) == before
 
 
+ROOT = Path(__file__).parents[1]
 STOPS_BEFORE_A_RENAME = """
 import os, sys
 from pathlib import Path
@@ -109,7 +112,7 @@ def test_killed_between_any_two_renames_the_set_is_the_old_or_the_new_one(tmp_pa
     old, new = rows_of(40), rows_of(60)
     written(tmp_path, old)
     argv = [sys.executable, "-c", STOPS_BEFORE_A_RENAME, tmp_path, str(renames)]
-    assert subprocess.run(argv, check=False, cwd=Path(__file__).parents[1]).returncode == 9
+    assert subprocess.run(argv, check=False, cwd=ROOT).returncode == 9
     merged = NpyMerged(tmp_path / "set.npy")
     expected = old if renames < 3 else new
     assert np.array_equal(merged.rows(0, 60), expected)
@@ -321,3 +324,37 @@ def trust_anew(folder):
     with (folder / "set.npy").open("rb") as rows, (folder / "set.articles.jsonl").open("rb") as articles:
         files = {"npy": _edges(rows), "articles.jsonl": _edges(articles)}
     side.write_text(json.dumps({**json.loads(side.read_text()), "files": files}))
+
+
+def test_the_folder_is_locked_while_a_set_gets_its_names(tmp_path, monkeypatch):
+    check, locked = npy._check_replaceable, []
+
+    def looking(final):
+        folder = os.open(tmp_path, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            locked.append(False)
+        except BlockingIOError:
+            locked.append(True)
+        finally:
+            os.close(folder)
+        check(final)
+
+    monkeypatch.setattr(npy, "_check_replaceable", looking)
+    written(tmp_path, rows_of(40))
+    assert locked == [True]
+
+
+@pytest.mark.parametrize("renames", range(4))
+def test_a_set_that_was_decided_on_is_whole_after_the_next_writer_was_killed_too(tmp_path, renames):
+    written(tmp_path, rows_of(40))
+    other = STOPS_BEFORE_A_RENAME.replace("rows_of(60)", "rows_of(70)")
+    for code, after in ((STOPS_BEFORE_A_RENAME, 3), (other, 3 + renames)):
+        stopped = subprocess.run([sys.executable, "-c", code, tmp_path, str(after)], check=False, cwd=ROOT)
+        assert stopped.returncode == 9
+    merged = NpyMerged(tmp_path / "set.npy")
+    count = merged.shape[0]
+    assert count in (60, 70)
+    assert len(list(merged.articles())) == count
+    assert np.array_equal(merged.rows(0, 99), rows_of(count))
+    merged.close()

@@ -1,7 +1,11 @@
 """Whose a partial download is."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from embmerge.remote import owner
 
@@ -72,3 +76,31 @@ def test_what_this_process_wrote_is_of_this_boot():
 def test_what_another_boot_left_is_not_of_this_one():
     assert not owner.is_of_this_boot(f"{owner.NOBODY}-{'0' * 12}-01234567")
     assert not owner.is_of_this_boot(f"{owner.NOBODY}-01234567")
+
+
+@pytest.mark.parametrize("other", ["boot", "container"])
+def test_of_another_boot_or_container_nothing_is_known(monkeypatch, other):
+    name = owner.this_process()
+    read = Path.read_text
+    if other == "boot":
+        monkeypatch.setattr(Path, "read_text", lambda path: "other" if path.name == "boot_id" else read(path))
+    else:
+        monkeypatch.setattr(Path, "readlink", lambda _path: Path("pid:[1]"))
+    owner._machine.cache_clear()
+    try:
+        assert owner.is_gone(name) is None
+    finally:
+        owner._machine.cache_clear()
+
+
+def test_two_processes_began_at_two_times():
+    with other_process() as process:
+        process.stdout.readline()
+        assert owner._born(process.pid) not in {owner._born(os.getpid()), "", None}
+        process.stdin.close()
+
+
+def test_a_zombie_has_ended():
+    with subprocess.Popen([sys.executable, "-S", "-c", ""]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert owner._born(process.pid) == ""

@@ -244,3 +244,11 @@ def test_no_change_of_a_bit_does_more_than_an_error(tmp_path):
         with contextlib.suppress(LocalDataError), contextlib.closing(ParquetMerged(path)) as merged:
             assert merged.rows(0, 99).shape == merged.shape
             assert len(list(merged.articles())) == merged.shape[0]
+
+
+def test_rows_of_several_pages_are_read_from_any_place(tmp_path):
+    rows = rows_of(6000, 256)
+    merged = ParquetMerged(written(tmp_path, rows))
+    for start, stop in ((0, 6000), (2500, 2600), (1000, 5999), (5999, 6000)):
+        assert np.array_equal(merged.rows(start, stop), rows[start:stop])
+    merged.close()

@@ -15,6 +15,7 @@ from embmerge.errors import DiskError
 from embmerge.remote import owner, partial
 from embmerge.remote.cluster import RemoteFile
 from embmerge.remote.partial import FOLDER, begin, left_behind, sweep, tidy
+from tests.disktrace import DiskTrace
 
 FILE = RemoteFile("a", "cluster0_gpu0.pkl", "/out/cluster0_gpu0.pkl", 100, 1_700_000_000)
 ELSEWHERE = "0" * 12 + "-1-1-0"  # an owner on another machine
@@ -296,3 +297,78 @@ def test_a_taken_over_partial_is_named_for_its_new_owner(tmp_path):
     part = left_behind(tmp_path)[0].resume()
     assert owner.is_gone(part.folder.suffix[1:]) is False
     shutil.rmtree(part.folder)
+
+
+def test_what_the_system_writes_in_pieces_is_whole(tmp_path, monkeypatch):
+    part = begin(tmp_path, FILE)
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwritev", lambda file, parts, at: pwrite(file, b"".join(parts)[:7], at))
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: pwrite(file, bytes(data)[:7], at))
+    part.write(0, [memoryview(bytes(range(60))), memoryview(bytes(range(60, 100)))])
+    assert part.path.read_bytes() == bytes(range(100))
+
+
+def test_what_is_noted_as_synced_was_here_before_the_sync(tmp_path, monkeypatch):
+    part = begin(tmp_path, FILE)
+    write(part, 0, 10)
+    journal = part.folder / "journal"
+    noted = []
+
+    def sync(_file):
+        noted.append("synced" in journal.read_text())
+        write(part, 10, 20)
+
+    monkeypatch.setattr(partial, "_sync_data", sync)
+    part.sync()
+    assert noted == [False]
+    assert '{"synced": [[0, 10]]}' in journal.read_text()
+
+
+def test_a_sync_waits_for_the_disk(tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.setattr(os, "fdatasync", waited.append)
+    part = begin(tmp_path, FILE)
+    part.sync()
+    assert waited
+
+
+def test_a_whole_one_is_on_the_disk_before_it_has_its_own_name_and_the_name_after_that(tmp_path, monkeypatch):
+    part = begin(tmp_path, FILE)
+    write(part, 0, 100)
+    trace = DiskTrace(monkeypatch)
+    part.promote(tmp_path / FILE.name)
+    assert [(what, path.name) for what, path, _ in trace.steps] == [
+        ("sync", "data"),
+        ("rename", "data"),
+        ("sync", tmp_path.name),
+    ]
+
+
+def test_of_what_became_shorter_while_it_was_copied_no_more_is_believed(tmp_path):
+    big = RemoteFile("a", "cluster0_gpu0.pkl", "/x", 3 << 20, 5)
+    part = begin(tmp_path, big)
+    part.write(0, [memoryview(bytes(3 << 20))])
+    part.add(0, 3 << 20)
+    part.sync()
+    part.folder.rename(part.folder.with_suffix(f".{ELSEWHERE}"))
+    (kept,) = left_behind(tmp_path)
+    os.truncate(kept.folder / "data", 20)
+    assert kept.copied(threading.Event()).done == ((0, 20),)
+
+
+def test_ranges_beyond_the_remote_file_are_not_believed(tmp_path):
+    abandoned(tmp_path, (0, 10))
+    journal = next((tmp_path / FOLDER).glob("*/journal"))
+    with journal.open("a") as file:
+        file.write("[90, 200]\n")
+    os.truncate(journal.parent / "data", 300)
+    assert left_behind(tmp_path) == []
+
+
+def test_what_is_thrown_away_is_ours_first(tmp_path, monkeypatch):
+    abandoned(tmp_path, (0, 10))
+    (kept,) = left_behind(tmp_path)
+    removed = []
+    monkeypatch.setattr(shutil, "rmtree", lambda folder, **_how: removed.append(folder))
+    kept.discard()
+    assert owner.is_gone(removed[0].suffix[1:]) is False

@@ -64,7 +64,7 @@ def test_norms_neither_overflow_nor_vanish(value, dtype, order):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         norms = row_norms(np.full((2, 4), value, dtype))
-    assert norms == pytest.approx(np.full(2, 2 * float(np.dtype(dtype).type(value))), rel=1e-3)
+    assert norms == pytest.approx(np.full(2, 2 * float(np.dtype(dtype).type(value))), rel=1e-3, abs=0)
 
 
 def test_figures_beyond_a_float_are_no_warning():

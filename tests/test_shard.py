@@ -323,3 +323,22 @@ def test_a_folder_without_shards_says_how_to_get_them(tmp_path):
     assert "invoke sync" in caught.value.hint
     with pytest.raises(LocalDataError, match="cannot list"):
         local_shards(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("fields", [{"end_index": 9}, {"end_index": 11}, {"start_index": True, "end_index": 11}])
+def test_a_range_that_is_not_that_of_the_rows_is_refused(fields):
+    raw = pickle.dumps(shard_of(rows_of(10, 3), **fields))
+    with pytest.raises(ShardError):
+        read_header(io.BytesIO(raw), len(raw), NAME)
+
+
+def test_a_shard_without_rows_is_refused():
+    raw = pickle.dumps(shard_of(rows_of(0, 3)))
+    with pytest.raises(ShardError, match="shape"):
+        read_header(io.BytesIO(raw), len(raw), NAME)
+
+
+def test_a_download_that_is_not_whole_is_no_shard(tmp_path):
+    make_shard(tmp_path, rows_of(), gpu=0)
+    (tmp_path / "cluster1_gpu3.pkl.part").write_bytes(b"x")
+    assert [path.name for path in local_shards(tmp_path)] == ["cluster1_gpu0.pkl"]

@@ -10,7 +10,7 @@ import pytest
 
 from embmerge import atomic
 from embmerge.demo.server import Home
-from embmerge.errors import ConnectError, DiskError, Interrupted, LocalDataError, RemoteDataError
+from embmerge.errors import ConnectError, DiskError, Interrupted, LocalDataError, RemoteChanged, RemoteDataError
 from embmerge.events import (
     ClusterDone,
     ClusterFailed,
@@ -22,7 +22,7 @@ from embmerge.events import (
     SyncStarted,
     Warned,
 )
-from embmerge.remote import gate, manifest, retry, transfer
+from embmerge.remote import gate, manifest, retry, transfer, work
 from embmerge.remote.gate import Gate
 from embmerge.remote.landing import Landing
 from embmerge.remote.pace import Pace
@@ -503,3 +503,112 @@ def test_no_aes_gcm_is_said_once(tmp_path):
         assert [event.text for event in lab.seen(Warned) if "AES-GCM" in event.text] == [
             "the server offers no AES-GCM; aes128-ctr is slower"
         ]
+
+
+class Liar(Home):
+    """A server that changes a byte on the way."""
+
+    def read(self, file_obj, offset, size):
+        data = super().read(file_obj, offset, size)
+        at = 40_000 - offset
+        return data[:at] + b"\xff" + data[at + 1 :] if 0 <= at < len(data) else data
+
+
+@both_ways
+def test_what_came_is_compared_with_the_checksum_there(tmp_path, transfer):
+    with Lab(tmp_path, home=Liar) as lab:
+        lab.shards(1, rows=200)
+        error = lab.sync(checksum=True, transfer=transfer).error
+        assert isinstance(error, RemoteChanged)
+        assert "another sha256" in error.message
+        assert lab.same() == set()
+
+
+def test_the_manifest_has_the_sha256_of_what_was_resumed_too(lab):
+    (path,) = lab.shards(1, rows=6000)
+
+    def cut():
+        lab.relay.cut()
+        lab.relay.refuse()
+
+    lab.relay.rate = 16 * MB
+    lab.relay.call_after(3 * MB, cut)
+    lab.sync(retries=0)
+    assert partials(lab.local)
+    lab.relay.accept()
+    assert lab.sync().error is None
+    assert manifest.read(lab.local).shards[path.name].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_disk_is_waited_for_now_and_then(lab, monkeypatch):
+    waits = []
+    monkeypatch.setattr(work, "_SYNC_EVERY", 0.0)
+    monkeypatch.setattr(Partial, "sync", lambda _partial: waits.append(None))
+    lab.shards(1, rows=6000)
+    assert lab.sync().error is None
+    assert waits
+
+
+def test_a_disk_that_fails_at_the_last_step_ends_the_sync(lab, monkeypatch):
+    def full(_partial, _target):
+        raise DiskError("the disk is full")
+
+    monkeypatch.setattr(Partial, "promote", full)
+    lab.shards(2)
+    with pytest.raises(DiskError):
+        lab.sync()
+
+
+def test_checksums_of_shards_that_are_not_here_yet_are_asked_for(lab):
+    lab.shards(2)
+    assert lab.sync(checksum=True).error is None
+    assert len(lab.same()) == 2
+
+
+def test_checksums_of_many_shards_are_asked_for_in_several_commands(lab):
+    lab.shards(40, rows=1, dim=8)
+    assert lab.sync().error is None
+    assert [step.action for step in lab.sync(checksum=True).clusters[0].steps] == ["skip"] * 40
+
+
+def answering(lab, out, err, code):
+    """Have the cluster's shell answer so to all but the probe, or to that too if `out` is empty."""
+    really = lab.server._shell
+
+    async def shell(process):
+        if out and "null" in process.command:
+            await really(process)
+            return
+        process.stdout.write(out)
+        process.stderr.write(err)
+        process.exit(code)
+
+    lab.server._shell = shell
+
+
+def test_a_shell_without_sha256sum_cannot_compare(tmp_path):
+    lab = Lab(tmp_path)
+    answering(lab, b"", b"sh: sha256sum: not found", 127)
+    with lab:
+        lab.shards(1)
+        error = lab.sync(checksum=True).error
+    assert error.exit_code == 3
+    assert "no shell with sha256sum" in error.message
+
+
+def test_a_shard_that_sha256sum_cannot_read_is_told(tmp_path):
+    lab = Lab(tmp_path)
+    answering(lab, b"0" * 64 + b"  /out/cluster0_gpu0.pkl\n", b"permission denied", 1)
+    with lab:
+        lab.shards(2)
+        error = lab.sync(checksum=True).error
+    assert isinstance(error, RemoteDataError)
+    assert "permission denied" in error.message
+
+
+def test_a_fraction_of_a_second_is_no_change(lab):
+    (path,) = lab.shards(1)
+    lab.sync()
+    seconds = int(path.stat().st_mtime) + 0.7
+    os.utime(lab.local / path.name, (seconds, seconds))
+    assert [step.action for step in lab.sync().clusters[0].steps] == ["skip"]

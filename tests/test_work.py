@@ -216,3 +216,43 @@ def test_bytes_that_came_too_early_are_hashed_when_their_turn_comes(tmp_path):
     assert download.digest.nbytes == 600
     download.digest.follow(download.partial, threading.Event())
     assert download.digest.hexdigest() == hashlib.sha256(b"a" * 600 + b"b" * 400).hexdigest()
+
+
+def test_a_download_is_whole_when_all_that_was_taken_of_it_is_accounted_for(tmp_path):
+    work = work_on(tmp_path, 20 * MB)
+    stretches = []
+    while stretch := work.take():
+        stretches.append(stretch)
+    download = stretches[0].download
+    for stretch in stretches:
+        download.partial.add(stretch.start, stretch.end)
+    for stretch in stretches[:-1]:
+        work.arrived(download, stretch.end - stretch.start)
+        assert work.take_check() is None
+    work.arrived(download, stretches[-1].end - stretches[-1].start)
+    assert (work.take_check(), work.take_check()) == (download, None)
+
+
+def test_a_download_that_was_given_up_is_not_asked_about(tmp_path):
+    work = work_on(tmp_path, 1000)
+    stretch = work.take()
+    work.failed(stretch.download, RemoteDataError("x"))
+    stretch.download.partial.add(0, 1000)
+    work.arrived(stretch.download, 1000)
+    assert work.take_check() is None
+
+
+def test_a_download_fails_once(tmp_path):
+    work = work_on(tmp_path, 1000, 1000)
+    download = work.take().download
+    work.failed(download, RemoteDataError("x"))
+    work.failed(download, RemoteDataError("y"))
+    assert [each.error.message for each in work.failures] == ["x"]
+    assert not work.over
+
+
+def test_what_a_connection_has_not_given_back_stays_open(tmp_path):
+    work = work_on(tmp_path, 1000)
+    stretch = work.take()
+    work.leave()
+    stretch.download.partial.write(0, [memoryview(b"x")])

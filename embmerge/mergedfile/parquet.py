@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from itertools import accumulate, islice, pairwise
+from itertools import accumulate, islice, pairwise, zip_longest
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
@@ -42,7 +42,7 @@ from embmerge.mergedfile.parquetpages import (
     read_footer,
     scalars,
 )
-from embmerge.mergedfile.rawrows import RowSink, RowSource, fill, read_back
+from embmerge.mergedfile.rawrows import RowSink, RowSource, fill, not_as_written, read_back
 from embmerge.pages import as_bytes
 from embmerge.plaintext import printable
 
@@ -93,7 +93,10 @@ class ParquetWriter:
         self._spool.close()
         written = ParquetMerged(self._path)
         try:
-            read_back(written, self._rows, sum(map(len, texts)))
+            read_back(written, self._rows)
+            given = (article for text in texts for article in text.to_pylist())
+            if any(there != article for there, article in zip_longest(written.articles(), given)):
+                raise not_as_written(self._path)
         finally:
             written.close()
 

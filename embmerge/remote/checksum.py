@@ -114,9 +114,9 @@ def _run(cluster: Cluster, command: str, timeout: float, stop: threading.Event) 
         raise no_session(cluster.name, error) from error
     except Exception:  # noqa: BLE001, S110  Fabric's, Invoke's and paramiko's ways to say that there is no shell
         pass
-    if result and result.ok:
+    if result:  # which it is if the command succeeded
         return True, result.stdout, result.stderr
     transport.join(_MOMENT)  # a command that failed, or a line that is gone and will be known to be in a moment
     if not transport.is_active():
         raise ConnectionLost(f"{cluster.name}: the connection was lost while sha256sum was at work")
-    return (False, result.stdout, result.stderr) if result else None
+    return None if result is None else (False, result.stdout, result.stderr)

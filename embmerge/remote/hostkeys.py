@@ -37,9 +37,11 @@ class KnownHosts(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]  # parami
         client.set_missing_host_key_policy(self)
         keys = client.get_host_keys()
         keys.clear()
+        revoked = [entry.key for entry, _, _ in self._entries(revoked=True)]
         for entry, _, _ in self._entries():
             for host in entry.hostnames:
-                keys.add(host, entry.key.get_name(), entry.key)
+                if entry.key not in revoked:  # whichever line comes first; of an unknown key we are asked
+                    keys.add(host, entry.key.get_name(), entry.key)
 
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
         """What paramiko asks: the host is in neither file."""
