@@ -186,7 +186,7 @@ class Kept:
 
         The copy ends early when `stop` is set, and where the original cannot be read. Raises `DiskError`.
         """
-        if self.gone:
+        if self.gone or stop.is_set():
             return self
         copy = begin(self.folder.parent.parent, self.file)
         try:
