@@ -11,7 +11,7 @@ from embmerge.inspection import ArticlesInspection, FolderInspection, MergedInsp
 from embmerge.merge import MergeResult
 from embmerge.picklevalues import Array, Dtype
 from embmerge.quality import NormFigures
-from embmerge.remote.cluster import RemoteFile
+from embmerge.remote.files import RemoteFile
 from embmerge.remote.ladder import DoctorResult, Rung
 from embmerge.remote.survey import ClusterSurvey, Finding, Terms, judge
 from embmerge.shard import ShardHeader

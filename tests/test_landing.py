@@ -5,7 +5,7 @@ import random
 import pytest
 
 from embmerge.errors import DiskError
-from embmerge.remote.cluster import RemoteFile
+from embmerge.remote.files import RemoteFile
 from embmerge.remote.landing import Landing
 from embmerge.remote.partial import Partial
 from embmerge.remote.work import Download, Work

@@ -13,7 +13,7 @@ import pytest
 
 from embmerge.errors import DiskError
 from embmerge.remote import owner, partial
-from embmerge.remote.cluster import RemoteFile
+from embmerge.remote.files import RemoteFile
 from embmerge.remote.partial import FOLDER, begin, left_behind, sweep, tidy
 from tests.disktrace import DiskTrace
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from embmerge.errors import RemoteDataError
-from embmerge.remote.cluster import RemoteFile
+from embmerge.remote.files import RemoteFile
 from embmerge.remote.partial import Kept
 from embmerge.remote.plan import plan, refuse_clashes, stale
 

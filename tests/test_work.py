@@ -10,7 +10,7 @@ import pytest
 from embmerge.errors import RemoteChanged, RemoteDataError
 from embmerge.events import ShardFailed, ShardProgress, ShardStarted
 from embmerge.remote import work as work_module
-from embmerge.remote.cluster import RemoteFile
+from embmerge.remote.files import RemoteFile
 from embmerge.remote.work import AT_ONCE, LONGEST, Download, Work
 
 MB = 1 << 20

@@ -11,8 +11,9 @@ from shlex import quote
 from embmerge.errors import EmbmergeError, HostKeyError, LocalDataError, LoginError, RemoteDataError
 from embmerge.events import Event, HostKeyAccepted
 from embmerge.plaintext import duration, printable, size
-from embmerge.remote.cluster import Cluster, Listing
+from embmerge.remote.cluster import Cluster
 from embmerge.remote.credentials import SUFFIX, Credentials, load_credentials
+from embmerge.remote.files import Listing
 from embmerge.remote.firsthop import first_hop
 from embmerge.remote.ladder import Ladder, Rung
 from embmerge.remote.login import Ask

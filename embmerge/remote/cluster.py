@@ -3,14 +3,13 @@
 import errno
 import math
 import posixpath
-import re
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from shlex import quote
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import fabric
 import paramiko
@@ -18,42 +17,19 @@ import paramiko
 from embmerge.errors import ConnectError, ConnectionLost, RemoteDataError, ShardError, Unreached
 from embmerge.events import Connected, Connecting, Observer, ignore
 from embmerge.plaintext import printable
-from embmerge.remote.blocks import EDGE, Blocks, Unknown
+from embmerge.remote import headers
 from embmerge.remote.credentials import Credentials
+from embmerge.remote.files import Listing, RemoteFile, sorted_out
 from embmerge.remote.login import Ask, Door
 from embmerge.remote.retry import persistently
 from embmerge.remote.sftp import RemoteStat, SftpChannel, WireError, beginning, is_over
 from embmerge.settings import Settings
-from embmerge.shard import SHARD_NAME, ShardHeader, read_header
+from embmerge.shard import SHARD_NAME, ShardHeader
 
-CHECKPOINT_NAME = re.compile(r"(cluster\d{1,9}_gpu\d{1,9})_checkpoint_(\d{1,12})\.pkl")  # worker, rows so far
-_ROUNDS = 8  # of further blocks for shards that are laid out otherwise
-_DOUBLED = 4  # times that a block is twice as long as the one before
 _SHOWN = 5  # names in a message
 _AT_FIRST = 1  # retries of a host that was never reached
 
 Outcome = TypeVar("Outcome")
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A regular file on a cluster: its absolute `path`, size in bytes, and time of last change (whole seconds)."""
-
-    cluster: str
-    name: str
-    path: str
-    nbytes: int
-    mtime: int
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What lies in the remote directory: shards, checkpoints that workers left, and the names of everything else."""
-
-    remote_dir: str
-    shards: tuple[RemoteFile, ...]
-    checkpoints: tuple[RemoteFile, ...] = ()
-    others: tuple[str, ...] = ()
 
 
 class Cluster:
@@ -187,19 +163,7 @@ class Cluster:
         shard (naming what is there), and `ConnectionLost`.
         """
         directory, entries = self._listed() or self._listed_by_paramiko()
-        shards, checkpoints, others = [], [], []
-        for name, facts in entries:
-            if isinstance(facts, OSError):
-                others.append(printable(name, 80))
-                continue
-            file = RemoteFile(self.name, name, posixpath.join(directory, name), facts.nbytes, facts.mtime)
-            if SHARD_NAME.fullmatch(name) and facts.regular:
-                shards.append(file)
-            elif CHECKPOINT_NAME.fullmatch(name) and facts.regular:
-                checkpoints.append(file)
-            else:
-                others.append(printable(name, 80) + ("/" if facts.directory else ""))
-        return Listing(directory, tuple(sorted(shards, key=_number)), tuple(checkpoints), tuple(sorted(others)))
+        return sorted_out(self.name, directory, entries)
 
     def _listed(self) -> tuple[str, list[tuple[str, RemoteStat | OSError]]] | None:
         """The directory and what is in it, in few round trips; None where paramiko shall try, and find the words."""
@@ -322,71 +286,14 @@ class Cluster:
         """
         if self._settings.transfer == "fast":
             try:
-                yield from self._headers_at_once(files)
+                with self._channel() as channel:
+                    yield from headers.at_once(channel, files)
             except WireError:
                 pass
             else:
                 return
-        yield from self._headers_one_by_one(files)
-
-    def _headers_at_once(self, files: Sequence[RemoteFile]) -> Iterator[tuple[RemoteFile, ShardHeader | ShardError]]:
-        with self._channel() as channel:
-            known: dict[RemoteFile, dict[int, bytes]] = {file: {} for file in files}
-            wanted = [(file, offset) for file in files for offset in {0, max(0, file.nbytes - EDGE)}]
-            found: dict[RemoteFile, ShardHeader | ShardError] = {}
-            for further in range(_ROUNDS):
-                length = EDGE << min(further, _DOUBLED)  # a list of titles is longer than an edge
-                answers = channel.read_blocks([(file.path, offset, length) for file, offset in wanted])
-                for (file, offset), answer in zip(wanted, answers, strict=True):
-                    if isinstance(answer, OSError):
-                        found[file] = self._unreadable(file, answer)
-                    else:
-                        known[file][offset] = answer
-                wanted = []
-                for file in files:
-                    if file not in found:
-                        try:
-                            found[file] = self._header(Blocks(known[file], file.nbytes), file)
-                        except Unknown as block:
-                            wanted.append((file, block.offset))
-                if not wanted:
-                    break
-            for file in files:
-                yield (
-                    file,
-                    found.get(file)
-                    or ShardError(
-                        f"{printable(file.name)}: it holds more beside its rows than is read over the network",
-                        hint="download it and look at it: invoke sync, then invoke inspect",
-                    ),
-                )
-
-    def _headers_one_by_one(self, files: Sequence[RemoteFile]) -> Iterator[tuple[RemoteFile, ShardHeader | ShardError]]:
         with self.sftp() as sftp:
-            for file in files:
-                try:
-                    with sftp.open(file.path, "rb", 4096) as remote:
-                        header = self._header(remote, file)
-                    if is_over(sftp):  # for paramiko the file ends then
-                        raise EOFError
-                    yield file, header
-                except OSError as error:  # noqa: PERF203  each file has its own fate
-                    if isinstance(error, TimeoutError | ConnectionError) or is_over(sftp):
-                        raise
-                    yield file, self._unreadable(file, error)
-
-    def _header(self, source: Any, file: RemoteFile) -> ShardHeader | ShardError:
-        try:
-            prefix = bool(CHECKPOINT_NAME.fullmatch(file.name))
-            return read_header(source, file.nbytes, file.name, cluster=self.name, prefix=prefix)
-        except ShardError as error:
-            return error
-
-    def _unreadable(self, file: RemoteFile, error: OSError) -> ShardError:
-        why = "permission denied" if error.errno == errno.EACCES else printable(str(error.strerror or error))
-        return ShardError(
-            f"{printable(file.name)} cannot be read: {why}", hint=f"on the cluster: ls -l {quote(printable(file.path))}"
-        )
+            yield from headers.one_by_one(sftp, files)
 
 
 def no_session(name: str, error: paramiko.ChannelException) -> ConnectError:
@@ -402,10 +309,6 @@ def _facts(entry: paramiko.SFTPAttributes) -> RemoteStat:
     return RemoteStat(
         entry.st_size or 0, int(entry.st_mtime or 0), regular=stat.S_ISREG(mode), directory=stat.S_ISDIR(mode)
     )
-
-
-def _number(file: RemoteFile) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", file.name)))
 
 
 def _some(names: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from functools import partial
 
 from embmerge.errors import RemoteChanged, RemoteDataError
 from embmerge.plaintext import printable
-from embmerge.remote.cluster import RemoteFile
+from embmerge.remote.files import RemoteFile
 from embmerge.remote.gate import NEAR
 from embmerge.remote.landing import Landing
 from embmerge.remote.pace import Pace

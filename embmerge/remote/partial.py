@@ -29,7 +29,7 @@ from embmerge import atomic
 from embmerge.errors import DiskError
 from embmerge.plaintext import printable, size
 from embmerge.remote import owner
-from embmerge.remote.cluster import RemoteFile
+from embmerge.remote.files import RemoteFile
 from embmerge.remote.ranges import Ranges
 
 FOLDER = ".partial"

@@ -7,7 +7,8 @@ from contextlib import suppress
 
 from embmerge.errors import ConnectError, RemoteDataError
 from embmerge.plaintext import printable
-from embmerge.remote.cluster import Cluster, RemoteFile
+from embmerge.remote.cluster import Cluster
+from embmerge.remote.files import RemoteFile
 from embmerge.remote.sftp import SftpChannel, WireError
 from embmerge.settings import Settings
 

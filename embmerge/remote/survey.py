@@ -11,7 +11,8 @@ from embmerge.coverage import Coverage, Disagreement, Gap, check_coverage
 from embmerge.errors import EmbmergeError, RemoteDataError, TruncatedShard
 from embmerge.events import ClusterDone, ClusterFailed, Observer, ShardInspected, ShardsFound, ignore
 from embmerge.plaintext import printable
-from embmerge.remote.cluster import Cluster, RemoteFile
+from embmerge.remote.cluster import Cluster
+from embmerge.remote.files import RemoteFile
 from embmerge.remote.together import together
 from embmerge.shard import ShardHeader
 

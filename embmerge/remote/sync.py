@@ -26,7 +26,8 @@ from embmerge.events import (
 from embmerge.plaintext import size
 from embmerge.remote import checksum as checksums
 from embmerge.remote import manifest
-from embmerge.remote.cluster import Cluster, RemoteFile
+from embmerge.remote.cluster import Cluster
+from embmerge.remote.files import RemoteFile
 from embmerge.remote.gate import Gate
 from embmerge.remote.pace import Pace
 from embmerge.remote.partial import Kept, left_behind, sweep, tidy

@@ -15,7 +15,8 @@ from embmerge.coverage import Gap
 from embmerge.errors import ConnectError, ConnectionLost, Interrupted, RemoteDataError, ShardError, UsageError
 from embmerge.events import ClusterFailed, Event, Observer, Waiting, ignore
 from embmerge.plaintext import printable
-from embmerge.remote.cluster import CHECKPOINT_NAME, Cluster, RemoteFile
+from embmerge.remote.cluster import Cluster
+from embmerge.remote.files import CHECKPOINT_NAME, RemoteFile
 from embmerge.remote.survey import Survey, Terms, survey
 from embmerge.shard import ShardHeader
 

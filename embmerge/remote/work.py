@@ -14,8 +14,8 @@ from pathlib import Path
 
 from embmerge.errors import EmbmergeError, RemoteChanged
 from embmerge.events import Observer, ShardFailed, ShardFetched, ShardProgress, ShardStarted, ignore
-from embmerge.remote.cluster import RemoteFile
 from embmerge.remote.digest import STEP, Digest
+from embmerge.remote.files import RemoteFile
 from embmerge.remote.partial import Kept, Partial, begin
 from embmerge.remote.sftp import RemoteStat
 

@@ -1,0 +1,54 @@
+"""What lies in a cluster's remote directory, by what the names and the server say."""
+
+import posixpath
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from embmerge.plaintext import printable
+from embmerge.remote.sftp import RemoteStat
+from embmerge.shard import SHARD_NAME
+
+CHECKPOINT_NAME = re.compile(r"(cluster\d{1,9}_gpu\d{1,9})_checkpoint_(\d{1,12})\.pkl")  # worker, rows so far
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A regular file on a cluster: its absolute `path`, size in bytes, and time of last change (whole seconds)."""
+
+    cluster: str
+    name: str
+    path: str
+    nbytes: int
+    mtime: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies in the remote directory: shards, checkpoints that workers left, and the names of everything else."""
+
+    remote_dir: str
+    shards: tuple[RemoteFile, ...]
+    checkpoints: tuple[RemoteFile, ...] = ()
+    others: tuple[str, ...] = ()
+
+
+def sorted_out(cluster: str, directory: str, entries: Iterable[tuple[str, RemoteStat | OSError]]) -> Listing:
+    """The listing of `directory` on `cluster`, of names and what the server says of each."""
+    shards, checkpoints, others = [], [], []
+    for name, facts in entries:
+        if isinstance(facts, OSError):
+            others.append(printable(name, 80))
+            continue
+        file = RemoteFile(cluster, name, posixpath.join(directory, name), facts.nbytes, facts.mtime)
+        if SHARD_NAME.fullmatch(name) and facts.regular:
+            shards.append(file)
+        elif CHECKPOINT_NAME.fullmatch(name) and facts.regular:
+            checkpoints.append(file)
+        else:
+            others.append(printable(name, 80) + ("/" if facts.directory else ""))
+    return Listing(directory, tuple(sorted(shards, key=_numbers)), tuple(checkpoints), tuple(sorted(others)))
+
+
+def _numbers(file: RemoteFile) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", file.name)))
