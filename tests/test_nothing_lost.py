@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OLD = b"the old output"
 # merges `folder`; stops before event `moment` until a line comes, as `invoke merge` would be stopped by a signal
 DRIVER = """
-import os, sys, threading
+import os, select, sys, threading
 from pathlib import Path
 from embmerge.errors import EmbmergeError
 from embmerge.merge import merge
@@ -34,7 +34,8 @@ folder, output, moment = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 
 def wait(_=None):
     print(moment, flush=True)
-    sys.stdin.readline()
+    while not select.select([sys.stdin], [], [], 0.05)[0]:  # a signal just before a read that waits would wait with it
+        pass
 
 def observer(event):
     if type(event).__name__ == moment:
