@@ -10,7 +10,8 @@ import pytest
 
 from embmerge.demo.server import Home
 from embmerge.errors import ConnectionLost
-from embmerge.remote.sftp import Read, RemoteStat, SftpChannel, WireError
+from embmerge.remote.files import RemoteStat
+from embmerge.remote.sftp import Read, SftpChannel, WireError
 from tests.syncing import Lab
 
 both_servers = pytest.mark.parametrize("sshd", [None, {}], ids=["embedded", "OpenSSH"])

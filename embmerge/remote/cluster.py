@@ -19,10 +19,10 @@ from embmerge.events import Connected, Connecting, Observer, ignore
 from embmerge.plaintext import printable
 from embmerge.remote import headers
 from embmerge.remote.credentials import Credentials
-from embmerge.remote.files import Listing, RemoteFile, sorted_out
+from embmerge.remote.files import Listing, RemoteFile, RemoteStat, sorted_out
 from embmerge.remote.login import Ask, Door
 from embmerge.remote.retry import persistently
-from embmerge.remote.sftp import RemoteStat, SftpChannel, WireError, beginning, is_over
+from embmerge.remote.sftp import SftpChannel, WireError, beginning, is_over
 from embmerge.settings import Settings
 from embmerge.shard import SHARD_NAME, ShardHeader
 

@@ -6,10 +6,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from embmerge.plaintext import printable
-from embmerge.remote.sftp import RemoteStat
 from embmerge.shard import SHARD_NAME
 
 CHECKPOINT_NAME = re.compile(r"(cluster\d{1,9}_gpu\d{1,9})_checkpoint_(\d{1,12})\.pkl")  # worker, rows so far
+
+
+@dataclass(frozen=True)
+class RemoteStat:
+    """What the server says about a path: bytes, whole seconds since 1970, whether it is a regular file or a folder."""
+
+    nbytes: int
+    mtime: int
+    regular: bool
+    directory: bool = False
 
 
 @dataclass(frozen=True)

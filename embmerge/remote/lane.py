@@ -12,11 +12,11 @@ from functools import partial
 
 from embmerge.errors import RemoteChanged, RemoteDataError
 from embmerge.plaintext import printable
-from embmerge.remote.files import RemoteFile
+from embmerge.remote.files import RemoteFile, RemoteStat
 from embmerge.remote.gate import NEAR
 from embmerge.remote.landing import Landing
 from embmerge.remote.pace import Pace
-from embmerge.remote.sftp import Read, RemoteStat, SftpChannel
+from embmerge.remote.sftp import Read, SftpChannel
 from embmerge.remote.work import Download, Stretch, Work
 
 # Bytes asked for and not here: 40 MB/s at a round trip of 50 ms. On loopback, 2 MB take 1.06 of the time, and 8 MB 1.1:

@@ -12,13 +12,11 @@ import errno
 import itertools
 import math
 import os
-import stat
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -26,35 +24,23 @@ import paramiko
 
 from embmerge.errors import ConnectionLost
 from embmerge.plaintext import printable
+from embmerge.remote import answers
+from embmerge.remote.files import RemoteStat
 from embmerge.remote.inbox import DATA, VERSION, VERSION_ID, Inbox, Read, Reply, Sink, WireError
 from embmerge.remote.packets import Packets, Taker
 
-__all__ = ["Read", "RemoteStat", "SftpChannel", "Sink", "WireError"]
+__all__ = ["Read", "SftpChannel", "Sink", "WireError"]
 
 INIT, OPEN, CLOSE, READ, OPENDIR, READDIR, REALPATH, STAT = 1, 3, 4, 5, 11, 12, 16, 17
-STATUS, HANDLE, NAME, ATTRS = 101, 102, 104, 105
 
 LARGEST_READ = 255 * 1024  # OpenSSH answers at most 256 KB, headers included
 SMALLEST_READ = 32 * 1024  # every server answers that
 WINDOW = 512 << 20  # what a server may send before we say that it arrived: what is asked for is the bound, not this
 
 _HEAD, _PLACE = struct.Struct(">IBI"), struct.Struct(">QI")  # of every request; of a read: offset and length
-_SSH_FX_EOF = 1
 _OPEN_FAILED = 2  # RFC 4254, 5.1: SSH_OPEN_CONNECT_FAILED
 _SILENCE = 0.9  # of the time that is given: a session that has not begun by then was answered by nobody
 _MOMENT = 1.0  # seconds in which a line that is gone is known to be
-_EXTENDED = 0x80000000  # attributes that we do not know follow
-_ERRNO = {2: errno.ENOENT, 3: errno.EACCES, 8: errno.EOPNOTSUPP}  # SSH_FX_…; anything else is an I/O error
-
-
-@dataclass(frozen=True)
-class RemoteStat:
-    """What the server says about a path: bytes, whole seconds since 1970, whether it is a regular file or a folder."""
-
-    nbytes: int
-    mtime: int
-    regular: bool
-    directory: bool = False
 
 
 Item = TypeVar("Item")
@@ -111,15 +97,11 @@ class SftpChannel:
         """Open a file for reading; `then` gets its handle or what the server has against it."""
         name = os.fsencode(path)
         body = _text(name) + struct.pack(">II", 1, 0)  # SSH_FXF_READ, no attributes
-        self._ask(OPEN, body, lambda reply: then(_handle(reply) if reply.kind == HANDLE else _error(reply, path)))
+        self._ask(OPEN, body, lambda reply: then(answers.handle(reply, path)))
 
     def stat(self, path: str, then: Callable[[RemoteStat | OSError], None]) -> None:
         """Ask what `path` is now, symbolic links followed."""
-        self._ask(
-            STAT,
-            _text(os.fsencode(path)),
-            lambda reply: then(_stat(reply) if reply.kind == ATTRS else _error(reply, path)),
-        )
+        self._ask(STAT, _text(os.fsencode(path)), lambda reply: then(answers.attributes(reply, path)))
 
     def close_file(self, handle: bytes) -> None:
         """Give a handle back; nobody waits for the answer."""
@@ -145,7 +127,7 @@ class SftpChannel:
                     self.largest_read = min(self.largest_read, reply.nbytes)
                 return ask(read)
             if reply.kind != DATA:
-                errors.append(_error(reply, "read"))
+                errors.append(answers.problem(reply, "read"))
             due -= 1
             return None if due else then(errors[0] if errors else None)
 
@@ -158,28 +140,25 @@ class SftpChannel:
 
     def listing(self, path: str) -> tuple[str, list[tuple[str, RemoteStat | OSError]]]:
         """The absolute path of a directory, and what is in it, in a few round trips. Raises `OSError`."""
-        answers: dict[str, Any] = {}
+        replies: dict[str, Reply] = {}
         raw = _text(os.fsencode(path))
-        self._ask(REALPATH, raw, partial(answers.__setitem__, "path"))
-        self._ask(OPENDIR, raw, partial(answers.__setitem__, "handle"))
-        while len(answers) < 2:  # noqa: PLR2004  both
+        self._ask(REALPATH, raw, partial(replies.__setitem__, "path"))
+        self._ask(OPENDIR, raw, partial(replies.__setitem__, "handle"))
+        while len(replies) < 2:  # noqa: PLR2004  both
             self.wait(self._stall_timeout)
-        if answers["handle"].kind != HANDLE:
-            raise _error(answers["handle"], path)
-        if answers["path"].kind != NAME:
-            raise _error(answers["path"], path)
-        handle = _handle(answers["handle"])
+        handle = _or_raise(answers.handle(replies["handle"], path))
+        absolute = _or_raise(answers.absolute(replies["path"], path))
         found: list[tuple[str, RemoteStat | OSError]] = []
         while True:  # one part after the other: not every server answers two questions about a handle at once
             (reply,) = self._gather(lambda opened, then: self._ask(READDIR, _text(opened), then), [handle])
-            if reply.kind != NAME:
+            part = answers.names(reply, path)
+            if isinstance(part, OSError):
                 break
-            found += _names(reply)
+            found += part
         self.close_file(handle)
-        error = _error(reply, path)
-        if error.errno != errno.ENODATA:
-            raise error
-        return _names(answers["path"])[0][0], found
+        if part.errno != errno.ENODATA:
+            raise part
+        return absolute, found
 
     def read_blocks(self, blocks: Sequence[tuple[str, int, int]]) -> list[bytes | OSError]:
         """The bytes of each block (path, offset, length), all in two round trips; fewer bytes where a file ends.
@@ -209,12 +188,12 @@ class SftpChannel:
 
     def _gather(self, ask: Callable[[Item, Then], None], items: Sequence[Item]) -> list[Any]:
         """Ask about all items at once; the answers in the same order."""
-        answers: dict[int, Any] = {}
+        given: dict[int, Any] = {}
         for number, item in enumerate(items):
-            ask(item, partial(answers.__setitem__, number))
-        while len(answers) < len(items):
+            ask(item, partial(given.__setitem__, number))
+        while len(given) < len(items):
             self.wait(self._stall_timeout)
-        return [answers[number] for number in range(len(items))]
+        return [given[number] for number in range(len(items))]
 
     def wait(self, timeout: float, patience: int = 1) -> None:
         """Send what was asked for, then hand out the answers that came; return after `timeout` seconds without any.
@@ -327,63 +306,7 @@ def _text(raw: bytes) -> bytes:
     return struct.pack(">I", len(raw)) + raw
 
 
-def _handle(reply: Reply) -> bytes:
-    return reply.body[4 : 4 + int.from_bytes(reply.body[:4], "big")]
-
-
-def _names(reply: Reply) -> list[tuple[str, RemoteStat | OSError]]:
-    """The names of a reply, each with its attributes. A reply that is cut short is no SFTP."""
-    names = []
-    try:
-        (count,), at = struct.unpack_from(">I", reply.body), 4
-        for _ in range(count):
-            texts = []
-            for _text_of in ("name", "what ls shows"):
-                (length,) = struct.unpack_from(">I", reply.body, at)
-                texts.append(reply.body[at + 4 : at + 4 + length])
-                at += 4 + length
-            facts, at = _attributes(reply.body, at)
-            names.append((os.fsdecode(bytes(texts[0])), facts))
-    except struct.error as error:
-        raise WireError("a list of names that is cut short") from error
-    return names
-
-
-def _stat(reply: Reply) -> RemoteStat | OSError:
-    """The attributes of a reply."""
-    try:
-        return _attributes(reply.body, 0)[0]
-    except struct.error as error:
-        raise WireError("attributes that are cut short") from error
-
-
-def _attributes(body: bytes, at: int) -> tuple[RemoteStat | OSError, int]:
-    """The attributes at `at` and where they end; size, mode and times must be among them."""
-    flags, at = int.from_bytes(body[at : at + 4], "big"), at + 4
-    fields: dict[int, tuple[int, ...]] = {}
-    for flag, layout in ((1, ">Q"), (2, ">II"), (4, ">I"), (8, ">II")):  # size, owner, mode, times
-        if flags & flag:
-            fields[flag] = struct.unpack_from(layout, body, at)
-            at += struct.calcsize(layout)
-    if flags & _EXTENDED:
-        (count,) = struct.unpack_from(">I", body, at)
-        at += 4
-        for _ in range(2 * min(count, len(body))):
-            at += 4 + struct.unpack_from(">I", body, at)[0]
-    if not all(flag in fields for flag in (1, 4, 8)):
-        return OSError(errno.EIO, "the server does not tell size, mode and times"), at
-    mode = fields[4][0]
-    facts = RemoteStat(fields[1][0], fields[8][1], regular=stat.S_ISREG(mode), directory=stat.S_ISDIR(mode))
-    return facts, at
-
-
-def _error(reply: Reply, path: str) -> OSError:
-    """What the server has against a request, as the `OSError` that fits best."""
-    if reply.kind != STATUS or len(reply.body) < 4:  # noqa: PLR2004  the code's length
-        raise WireError("an answer of another kind than was asked for")
-    code = int.from_bytes(reply.body[:4], "big")
-    if code == _SSH_FX_EOF:
-        return OSError(errno.ENODATA, "the file ends here", path)
-    text = printable(reply.body[8 : 8 + int.from_bytes(reply.body[4:8], "big")])
-    number = _ERRNO.get(code, errno.EIO)
-    return OSError(number, text or os.strerror(number), path)
+def _or_raise(answer: Item | OSError) -> Item:
+    if isinstance(answer, OSError):
+        raise answer
+    return answer

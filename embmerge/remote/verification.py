@@ -11,8 +11,7 @@ from pathlib import Path
 from embmerge.errors import DiskError, LocalDataError, RemoteChanged, RemoteDataError, ShardError
 from embmerge.plaintext import printable
 from embmerge.remote import manifest
-from embmerge.remote.files import RemoteFile
-from embmerge.remote.sftp import RemoteStat
+from embmerge.remote.files import RemoteFile, RemoteStat
 from embmerge.remote.work import Download, Work
 from embmerge.shard import ShardHeader, read_header
 
