@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from embmerge.console.results import render
-from embmerge.errors import ConnectError
+from embmerge.errors import ConnectError, RemoteDataError
 from embmerge.inspection import ArticlesInspection, FolderInspection, MergedInspection, ShardInspection
 from embmerge.merge import MergeResult
 from embmerge.picklevalues import Array, Dtype
@@ -124,9 +124,19 @@ def test_leftovers_are_told_from_work_in_progress():
 
 
 def test_what_could_not_be_looked_into_decides_nothing():
-    lines = shown(error=ConnectError("tensor01: connection refused"))
+    lost = ClusterSurvey("tensor01", error=ConnectError("tensor01: connection refused"))
+    lines = render(judge([lost], Terms(articles=ROWS)), None)
     assert "TENSOR01  not looked into" in lines  # why was said when it happened
     assert lines[-1] == "✗ Nobody can tell whether a merge would succeed: tensor01 could not be looked into"
+
+
+def test_a_folder_without_shards_was_looked_into():
+    empty = ClusterSurvey("tensor02", "/data/emb", others=("notes.txt",), error=RemoteDataError("tensor02: none"))
+    lines = render(judge([ClusterSurvey("tensor01", "/data/emb", (finding(0),)), empty], Terms(articles=ROWS)), None)
+    at = lines.index("TENSOR02  /data/emb")
+    assert lines[at + 1 : at + 3] == ["  no shard is there", "  also there: notes.txt"]
+    assert "  ✗ tensor02 holds no shard" in lines
+    assert lines[-1] == "✗ A merge would fail"
 
 
 def test_names_from_a_server_carry_no_escapes():

@@ -201,6 +201,16 @@ def test_a_cluster_that_cannot_be_asked_comes_first_and_the_other_is_asked_still
     assert len(found.clusters[1].findings) == 1
 
 
+def test_rows_that_a_cluster_without_shards_should_hold_are_missing(fleet):
+    for path in fleet.remote["b"].iterdir():
+        path.unlink()
+    found = bad(fleet)
+    assert "no embedding files found" in found.error.message
+    assert [event.cluster for event in fleet.seen(ClusterFailed)] == ["b"]
+    assert found.problems[0] == "b holds no shard"
+    assert "rows 80 - 160 are missing" in found.problems[1]
+
+
 def test_a_refused_login_beats_what_lies_on_the_other(fleet):
     fleet.write("b", port=fleet.servers["b"].port, username="me", password="wrong")
     fleet.write("a", port=fleet.servers["a"].port, username="me", password="pw", remote_dir="nowhere")

@@ -28,7 +28,7 @@ _COLUMNS = (
 def survey_lines(survey: "Survey", width: int | None) -> list[str]:
     """The tables, the coverage, and whether a merge of what was asked would succeed."""
     lines = [line for each in survey.clusters for line in _cluster(each, width)]
-    missing = ", ".join(each.cluster for each in survey.clusters if each.error)
+    missing = ", ".join(each.cluster for each in survey.clusters if each.unseen)
     lines += ["", "COVERAGE", *_coverage(survey, missing)]
     if survey.ok:
         rows = f"{survey.coverage.rows:,} rows in {_shards(survey.coverage)}"
@@ -44,10 +44,11 @@ def survey_lines(survey: "Survey", width: int | None) -> list[str]:
 
 
 def _cluster(each: "ClusterSurvey", width: int | None) -> list[str]:
-    if each.error:
+    if each.unseen:
         return ["", f"{each.cluster.upper()}  not looked into"]
     lines = ["", f"{each.cluster.upper()}  {printable(each.remote_dir)}"]
-    lines += table(_COLUMNS, [_row(finding) for finding in each.findings], width)
+    rows = [_row(finding) for finding in each.findings]
+    lines += table(_COLUMNS, rows, width) if rows else ["  no shard is there"]
     whole = {finding.file.name.removesuffix(".pkl") for finding in each.findings if finding.header}
     left: list[str] = []
     live: list[str] = []

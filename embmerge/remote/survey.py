@@ -36,7 +36,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class ClusterSurvey:
-    """What lies on one cluster. `error` is what kept us from looking; the rest is empty then."""
+    """What lies on one cluster. `error` says why no shard was seen; `remote_dir` is empty then unless we were there."""
 
     cluster: str
     remote_dir: str = ""
@@ -44,6 +44,11 @@ class ClusterSurvey:
     checkpoints: tuple[RemoteFile, ...] = ()
     others: tuple[str, ...] = ()
     error: EmbmergeError | None = None
+
+    @property
+    def unseen(self) -> bool:
+        """Whether nobody can tell what lies there."""
+        return not self.remote_dir
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,9 @@ def _look(cluster: Cluster, observer: Observer) -> ClusterSurvey:
     files = listing.shards
     observer(ShardsFound(cluster.name, len(files), sum(file.nbytes for file in files), listing.remote_dir))
     if not files:
-        raise cluster.no_shards(listing)
+        error = cluster.no_shards(listing)
+        observer(ClusterFailed(cluster.name, error.message, error.hint))
+        return ClusterSurvey(cluster.name, listing.remote_dir, (), listing.checkpoints, listing.others, error)
     findings = []
     for index, (file, found) in enumerate(cluster.headers(files), 1):
         if isinstance(found, ShardHeader):
@@ -156,7 +163,7 @@ def judge(surveys: Sequence[ClusterSurvey], terms: Terms) -> Survey:
     remote = [finding.header for each in surveys for finding in each.findings if finding.header]
     names = {header.name for header in remote}
     headers = [*remote, *(header for header in terms.local if header.name not in names)]
-    unasked = bool(terms.others) or any(each.error for each in surveys)
+    unasked = bool(terms.others) or any(each.unseen for each in surveys)
     coverage = check_coverage(headers, articles=terms.articles, others=unasked, any_dtype=terms.any_dtype)
     odd = {
         header.name: f"{problem.field} is {printable(value, 60)}"
@@ -170,6 +177,7 @@ def judge(surveys: Sequence[ClusterSurvey], terms: Terms) -> Survey:
         for each in surveys
     ]
     problems = [finding.problem for each in surveys for finding in each.findings if not finding.header]
+    problems += [f"{each.cluster} holds no shard" for each in surveys if each.error and not each.unseen]
     problems += _clashes(surveys)
     problems += [str(problem) for problem in coverage.problems]
     if terms.articles is not None and coverage.end > terms.articles + terms.max_extra_rows:
