@@ -5,6 +5,7 @@ Nothing is decided here. Modules are imported where they are used, so that `invo
 
 import atexit
 import gc
+import os
 import signal
 import threading
 import traceback
@@ -76,6 +77,12 @@ class Session:
     stop: threading.Event
     typed: Mapping[str, Any]
 
+    def then(self, *flags: str) -> str:
+        """What follows a look at all clusters, or at some: these alone need not be enough for a merge."""
+        if self.typed.get("cluster"):
+            return self.command("sync", *(flag for flag in flags if flag != "output"))
+        return self.command("full", *flags, "articles")
+
     def command(self, name: str, *flags: str) -> str:
         """The next command, with those of `flags` that the person typed for this one."""
         words = ["invoke", name]
@@ -102,7 +109,7 @@ def verify_remote(
     """Look into every remote shard without downloading it; say whether a merge would succeed."""
     with session(c, locals()) as s, _fleet(s) as fleet:
         _look(s, fleet, wait, merging=False)
-        s.console.next(s.command("full" if not cluster else "sync", "cluster", "credentials", "articles"))
+        s.console.next(s.then(*CONNECTED))
 
 
 @_task("cluster", "dry_run", "checksum", "embeddings", "limit_rate", *CONNECTING[1:])
@@ -139,6 +146,7 @@ def merge(
 ) -> None:
     """Validate the local shards and write the merged file."""
     with session(c, locals()) as s:
+        _refuse_dry(c)
         _merge(s)
 
 
@@ -192,7 +200,7 @@ def doctor(
         s.console.show(found)
         if found.error:
             raise found.error
-        s.console.next(s.command("full", *CONNECTED, "articles", "embeddings", "output"))
+        s.console.next(s.then("embeddings", "output", *CONNECTED))
 
 
 @_task("path")
@@ -213,6 +221,7 @@ def convert(
         from embmerge.convert import convert as run
         from embmerge.errors import UsageError
 
+        _refuse_dry(c)
         if not output:
             raise UsageError("convert needs --output", hint="its suffix picks the format: --output x.parquet")
         s.console.show(run(Path(path) if path else s.settings.output, Path(output), observer=s.console))
@@ -232,6 +241,7 @@ def report(
     with session(c, locals(), output=None) as s:
         from embmerge.report import report as write
 
+        _refuse_dry(c)
         place = Path(output) if output else None
         done = write(Path(path) if path else s.settings.output, output=place, article=article)
         s.console.show(done)
@@ -252,6 +262,7 @@ def demo(
     with session(c, locals()) as s:
         from embmerge import demo as show
 
+        _refuse_dry(c)
         show.run(
             Path(folder), rows, dim, keep_running=keep_running, say=s.console.say, stop=s.stop, quiet=json or quiet
         )
@@ -314,6 +325,13 @@ def _merge(s: Session) -> None:
     )
 
 
+def _refuse_dry(c: Context) -> None:
+    from embmerge.errors import UsageError
+
+    if c.config.run.dry:
+        raise UsageError("this task cannot be tried with --dry", hint="invoke --dry works with sync and full")
+
+
 @contextmanager
 def session(c: Context, flags: Mapping[str, Any], **special: Any) -> Iterator[Session]:
     """Run a task's body; every error ends as one line, one hint and its exit code.
@@ -322,10 +340,10 @@ def session(c: Context, flags: Mapping[str, Any], **special: Any) -> Iterator[Se
     """
     from embmerge.console import Console
     from embmerge.errors import DiskError, EmbmergeError, Interrupted, SettingsError
-    from embmerge.settings import NAMES, resolve
+    from embmerge.settings import NAMES, from_environment, resolve
 
     section = c.config.get("embmerge") or {}  # None if all of it is commented out
-    configured = dict(section) if hasattr(section, "keys") else None
+    configured = {**section, **from_environment(os.environ)} if hasattr(section, "keys") else None
     given = {name: flags[name] for name in NAMES if name in flags} | special
     stop = threading.Event()
     failure: EmbmergeError | None = None

@@ -1,11 +1,12 @@
 """The typed, validated view of `embmerge:` in invoke.yaml.
 
-A value comes from a flag, else from `INVOKE_EMBMERGE_…`, else from invoke.yaml, else from the default below. Invoke
-resolves all but the flag and hands over one mapping, whose values may be text (the environment knows nothing else).
+A value comes from a flag, else from `INVOKE_EMBMERGE_…`, else from invoke.yaml, else from the default below. Values may
+be text: the environment knows nothing else.
 """
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from embmerge.checked import UNKNOWN, Problems, checked
 from embmerge.errors import SettingsError
 from embmerge.plaintext import printable
 
+_PREFIX = "INVOKE_EMBMERGE_"
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?(?:/s)?", re.IGNORECASE)
 _SWITCH = {"yes": True, "on": True, "no": False, "off": False}
 _SCALE = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
@@ -56,10 +58,16 @@ class Settings:
 
 NAMES = tuple(field.name for field in fields(Settings))
 _OPTIONAL = {field.name for field in fields(Settings) if field.default is None}
+_PATHS = {field.name for field in fields(Settings) if isinstance(field.default, Path)}
+
+
+def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The settings in `environ`. Invoke itself takes only those that invoke.yaml has a line for, and no other amiss."""
+    return {name[len(_PREFIX) :].lower(): text for name, text in environ.items() if name.startswith(_PREFIX)}
 
 
 def resolve(configured: Mapping[str, Any], flags: Mapping[str, Any]) -> Settings:
-    """Settings from `configured` (what Invoke made of files and environment) overridden by `flags` that were given.
+    """Settings from `configured` (files and environment) overridden by `flags` that were given.
 
     A flag counts as given unless it is None or an empty list. Raises `SettingsError` naming every bad setting.
     """
@@ -69,9 +77,8 @@ def resolve(configured: Mapping[str, Any], flags: Mapping[str, Any]) -> Settings
         return checked(Settings, {name: _prepared(name, value) for name, value in values.items()}, strict=False)
     except Problems as problems:
         told = [_problem(name, what, values, given) for name, what in problems.by_key.items()]
-    raise SettingsError(
-        "; ".join(told), hint=f"the settings are: {', '.join(NAMES)}; see invoke.yaml for what each takes"
-    )
+        known = f"the settings are: {', '.join(NAMES)}; " if UNKNOWN in problems.by_key.values() else ""
+    raise SettingsError("; ".join(told), hint=f"{known}see invoke.yaml for what each takes")
 
 
 def _prepared(name: str, value: object) -> object:
@@ -80,6 +87,9 @@ def _prepared(name: str, value: object) -> object:
         value = value.strip()
         if not value and name in _OPTIONAL:
             return None
+        if name in _PATHS and value.startswith("~"):  # which no shell has seen
+            with suppress(RuntimeError):  # nobody's home
+                return str(Path(value).expanduser())
         if name == "traceback":
             return _SWITCH.get(value.lower(), value)
         if name == "limit_rate" and (match := _RATE.fullmatch(value)):

@@ -4,7 +4,7 @@ import pytest
 from invoke.config import Config
 
 from embmerge.errors import SettingsError
-from embmerge.settings import NAMES, Settings, resolve
+from embmerge.settings import NAMES, Settings, from_environment, resolve
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,6 +43,31 @@ def test_every_bad_setting_is_named_at_once_with_where_it_was_set():
     assert "--limit-rate" in caught.value.message
     assert "no_such" in caught.value.message
     assert caught.value.exit_code == 2
+
+
+def test_the_settings_are_listed_where_one_is_not_known():
+    with pytest.raises(SettingsError) as caught:
+        resolve({"no_such": 1}, {})
+    assert "stall_timeout" in caught.value.hint
+
+
+def test_the_settings_are_not_listed_for_a_wrong_value():
+    with pytest.raises(SettingsError) as caught:
+        resolve({"connections": "many"}, {})
+    assert "stall_timeout" not in caught.value.hint
+
+
+def test_every_variable_of_ours_is_a_setting_whether_the_file_has_a_line_for_it_or_not():
+    assert from_environment({"INVOKE_EMBMERGE_ARTICELS": "x", "INVOKE_RUN_DRY": "1"}) == {"articels": "x"}
+
+
+def test_a_path_may_begin_with_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert resolve({"embeddings": "~/emb"}, {"output": "~/x.pkl"}).embeddings == Path("/home/me/emb")
+
+
+def test_a_home_that_nobody_has_stays_as_it_is_written():
+    assert resolve({"embeddings": "~nobody-of-that-name/emb"}, {}).embeddings == Path("~nobody-of-that-name/emb")
 
 
 def test_a_rate_of_nothing_is_refused():

@@ -91,6 +91,13 @@ def test_invokes_own_dry_means_dry_run(place):
     assert not list(place.glob("dry2/cluster*"))
 
 
+@pytest.mark.parametrize("task", [["merge"], ["report"], ["convert", "--output", "x.npy"], ["demo"]])
+def test_a_task_that_cannot_be_tried_dry_does_nothing(place, done, task):
+    ran = invoke(place, "--dry", *task)
+    assert ran.returncode == 2
+    assert "cannot be tried with --dry" in ran.stderr
+
+
 def test_one_healthy_cluster_says_which_rows_it_does_not_hold(place):
     ran = invoke(place, "verify-remote", "--cluster", "tensor02")
     assert ran.returncode == 0
@@ -180,6 +187,20 @@ def test_the_environment_overrides_invoke_yaml(place):
     ran = invoke(place, "merge", INVOKE_EMBMERGE_EXPECTED_ARTICLES="399")
     assert ran.returncode == 5
     assert "399 are expected" in ran.stderr
+
+
+@pytest.mark.parametrize("text", ["embmerge:\n  retries: '1'\n", ""])
+def test_the_environment_needs_no_line_in_invoke_yaml(corner, text):
+    (corner / "invoke.yaml").write_text(text)
+    ran = invoke(corner, "merge", root=corner, INVOKE_EMBMERGE_EXPECTED_ARTICLES="many")
+    assert ran.returncode == 2
+    assert "INVOKE_EMBMERGE_EXPECTED_ARTICLES" in ran.stderr
+
+
+def test_a_misspelled_variable_is_an_error(place):
+    ran = invoke(place, "merge", INVOKE_EMBMERGE_ARTICELS="x.pkl")
+    assert ran.returncode == 2
+    assert "there is no such setting" in ran.stderr
 
 
 def test_a_flag_overrides_the_environment(place, done):
