@@ -62,10 +62,11 @@ HOW_TO_PRINT = ("json", "quiet", "verbose")
 CONNECTING = ("articles", "connections", "credentials", "transfer")
 
 
-def _task(*flags: str) -> Callable[[Callable[..., None]], Any]:
-    """Invoke's `task`, with the help of `flags` and of those that every task has."""
+def _task(*flags: str, **own: str) -> Callable[[Callable[..., None]], Any]:
+    """Invoke's `task`, with the help of `flags`, of those that every task has, and of the task's `own`."""
     repeated = ["cluster"] if "cluster" in flags else []
-    return task(help={name: HELP[name] for name in (*flags, *HOW_TO_PRINT)}, iterable=repeated, auto_shortflags=False)
+    told = {name: HELP[name] for name in (*flags, *HOW_TO_PRINT)} | own
+    return task(help=told, iterable=repeated, auto_shortflags=False)
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ def inspect(c: Context, path: Flag = None, json: bool = False, quiet: bool = Fal
         s.console.show(look(Path(path) if path else s.settings.output))
 
 
-@_task("path", "output")
+@_task("path", output="file to write; its suffix picks the format: .pkl .npy .safetensors .parquet")
 def convert(
     c: Context, path: Flag = None, output: Flag = None, json: bool = False, quiet: bool = False, verbose: bool = False
 ) -> None:
@@ -227,7 +228,7 @@ def convert(
         s.console.show(run(Path(path) if path else s.settings.output, Path(output), observer=s.console))
 
 
-@_task("path", "article", "output")
+@_task("path", "article", output="page to write, an .html (default: beside the merged file)")
 def report(
     c: Context,
     path: Flag = None,
@@ -245,6 +246,8 @@ def report(
         place = Path(output) if output else None
         done = write(Path(path) if path else s.settings.output, output=place, article=article)
         s.console.show(done)
+        if done.error:
+            raise done.error
 
 
 @_task("folder", "keep_running", "rows", "dim")

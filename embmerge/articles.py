@@ -75,6 +75,17 @@ def first_article(path: Path) -> dict[str, Any] | None:
     return None
 
 
+def begins_with_list(path: Path) -> bool:
+    """Whether a pickle begins with a list, as articles do: after PROTO and FRAME, EMPTY_LIST, or MARK and LIST."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start[:1] == b"\x80":
+        start = start[2:]
+    if start[:1] == b"\x95":
+        start = start[9:]
+    return start.startswith((b"]", b"(l"))
+
+
 def _batches(path: Path) -> Iterator[Records]:
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise LocalDataError(

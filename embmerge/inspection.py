@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embmerge.articles import first_article, read_articles
+from embmerge.articles import begins_with_list, first_article, read_articles
 from embmerge.coverage import check_coverage
 from embmerge.errors import LocalDataError, ShardError
 from embmerge.mergedfile import SUFFIXES, open_merged
-from embmerge.mergedfile.pkl import begins_with_list
 from embmerge.plaintext import printable
 from embmerge.shard import SHARD_NAME, ShardHeader, local_shards, read_header
 

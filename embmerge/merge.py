@@ -91,10 +91,10 @@ def merge(
     inputs, a `SOURCE_DATE_EPOCH` that is no time). A KeyboardInterrupt leaves nothing.
     """
     began = time.monotonic()
+    _check_apart(output, (articles, *shards))
     check_output(output)
     if dtype not in {None, *_DTYPES}:
         raise UsageError(f"{printable(dtype)} is no dtype to convert to", hint=f"choose one of {', '.join(_DTYPES)}")
-    _check_apart(output, (articles, *shards))
     timestamp = _timestamp()
     observer(MergeStarted(len(shards)))
     with _working() as (pool, stop):

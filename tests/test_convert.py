@@ -35,6 +35,21 @@ def test_any_format_becomes_any_other(tmp_path, here, there):
     assert result.nbytes == (tmp_path / f"b{there}").stat().st_size
 
 
+def test_an_output_that_holds_a_list_is_not_replaced(tmp_path):
+    path = write_set(tmp_path / "a.pkl", rows_of(), numbered())
+    articles = tmp_path / "wikipedia.pkl"
+    articles.write_bytes(before := pickle.dumps(numbered()))
+    with pytest.raises(UsageError, match=r"wikipedia\.pkl holds a list"):
+        convert(path, articles)
+    assert articles.read_bytes() == before
+
+
+def test_an_output_that_would_be_taken_for_a_shard_is_refused(tmp_path):
+    path = write_set(tmp_path / "a.pkl", rows_of(), numbered())
+    with pytest.raises(UsageError, match="would be taken for a shard"):
+        convert(path, tmp_path / "cluster7_gpu7.pkl")
+
+
 @pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".parquet"])
 def test_there_and_back_gives_the_same_pickle(tmp_path, suffix):
     path = write_set(tmp_path / "a.pkl", rows_of(), numbered())

@@ -45,6 +45,19 @@ def test_a_planted_nan_speaks_against_the_file_and_is_named_by_its_title(tmp_pat
     assert articles_of(ROWS)[137]["title"] in texts(done, "error")
 
 
+def test_what_speaks_against_a_file_is_what_the_task_ends_with(tmp_path):
+    rows = rows_of()
+    rows[137, 5] = np.nan
+    error = examine(merged(tmp_path, rows)).error
+    assert isinstance(error, LocalDataError)
+    assert "is not to be used: 1 finding against it" in error.message
+    assert "m.report.html" in error.hint
+
+
+def test_a_file_that_may_be_used_is_no_error(tmp_path):
+    assert examine(merged(tmp_path, rows_of())).error is None
+
+
 def test_a_planted_duplicate_is_found_with_both_rows(tmp_path):
     rows = rows_of()
     rows[900] = rows[33]
@@ -261,5 +274,5 @@ def test_a_page_that_no_file_can_be_is_told_before_anything_is_read(tmp_path):
 
 def test_the_page_does_not_take_the_place_of_the_file(tmp_path):
     path = merged(tmp_path, rows_of())
-    with pytest.raises(UsageError, match="is the file to report on itself"):
+    with pytest.raises(UsageError, match=r"would be no page"):
         report(path, output=path)

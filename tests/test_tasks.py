@@ -13,6 +13,8 @@ import pytest
 
 from embmerge.demo import clusters
 from embmerge.demo.dataset import Size
+from embmerge.mergedfile import open_writer
+from tests.mergedsets import articles_of, metadata_of
 from tests.servers import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,6 +41,12 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def done(place):
     return invoke(place, "full", "--output", "merged/all.pkl")
+
+
+def merge_of(folder, rows):
+    with open_writer(folder / "merged.pkl", len(rows), rows.shape[1], rows.dtype) as writer:
+        writer.write(rows)
+        writer.finish(articles_of(len(rows)), metadata_of(rows, 1))
 
 
 def secrets_in(folder):
@@ -251,6 +259,15 @@ def test_inspect_and_report_tell_of_the_merged_file(place, done):
     assert "Shape: (400, 8)" in invoke(place, "inspect", "--path", "merged/all.pkl").stdout
     assert "Usable" in invoke(place, "report", "--path", "merged/all.pkl").stdout
     assert (place / "merged/all.report.html").exists()
+
+
+def test_a_report_that_speaks_against_a_file_ends_with_an_error(corner):
+    merge_of(corner, np.zeros((40, 4), "f4"))
+    ran = invoke(corner, "report", "--path", "merged.pkl", "--json")
+    assert ran.returncode == 5
+    document = json.loads(ran.stdout)
+    assert not document["ok"]
+    assert not document["report"]["ok"]
 
 
 def test_convert_writes_another_format(place, done):

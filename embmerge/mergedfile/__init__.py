@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,9 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from embmerge.articles import begins_with_list
 from embmerge.atomic import check_place, outliving_its_name, sync, temporary_for
 from embmerge.errors import LocalDataError, UsageError
 from embmerge.plaintext import printable
+from embmerge.shard import SHARD_NAME
 
 # suffix → module of this package with a Writer and a Merged; imported when first used
 _FORMATS = {
@@ -24,6 +26,7 @@ _FORMATS = {
     ".parquet": ("parquet", "ParquetWriter", "ParquetMerged"),
 }
 SUFFIXES = tuple(_FORMATS)
+_ANOTHER = "choose another --output"
 _ARTICLE_NBYTES = 200  # that a title, an id and a url usually take
 
 
@@ -101,11 +104,16 @@ def open_merged(path: Path) -> Merged:
 def check_output(path: Path) -> None:
     """Raise, before there is anything to lose, what would keep a merged file from being written at `path`.
 
-    `UsageError`, listing the known ones, if its suffix names no format that can be had here; `DiskError` if a folder
-    lies there, or the name is too long.
+    `UsageError` if its suffix names no format that can be had here (listing those that can), or if the file would be
+    taken for a shard or replace the articles; `DiskError` if a folder lies there, or the name is too long.
     """
     _format(path, 1)
+    if SHARD_NAME.fullmatch(path.name):
+        raise UsageError(f"{path} would be taken for a shard", hint=_ANOTHER)
     check_place(path)
+    with suppress(OSError):  # there is none, or one that may not be read
+        if path.suffix == ".pkl" and path.is_file() and begins_with_list(path):
+            raise UsageError(f"{path} holds a list, such as the articles: it would be lost", hint=_ANOTHER)
 
 
 def room_needed(output: Path, rows: int, row_nbytes: int) -> int:

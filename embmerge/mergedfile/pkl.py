@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from embmerge.articles import Articles
+from embmerge.articles import Articles, begins_with_list
 from embmerge.atomic import place_name
 from embmerge.errors import LocalDataError
 from embmerge.mergedfile.jsontext import check_article, check_metadata, damaged
@@ -38,17 +38,6 @@ _BATCH = 1000  # articles that one APPENDS takes, as in pickle itself
 _ARTICLES = "articles"
 _CLOSING = b"s."  # SETITEM, STOP: the list of articles becomes the dict's last value, and that is all
 _LONGEST = 1 << 16  # bytes of a title, id or url
-
-
-def begins_with_list(path: Path) -> bool:
-    """Whether a pickle's first value is a list: after PROTO and FRAME, EMPTY_LIST, or MARK and LIST."""
-    with path.open("rb") as file:
-        start = file.read(16)
-    if start[:1] == b"\x80":
-        start = start[2:]
-    if start[:1] == b"\x95":
-        start = start[9:]
-    return start.startswith((b"]", b"(l"))
 
 
 class PickleWriter:

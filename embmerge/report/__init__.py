@@ -17,6 +17,7 @@ from embmerge.plaintext import printable
 from embmerge.report.neighbours import Neighbours, choose, neighbours
 from embmerge.report.statistics import Statistics, disagreement, measure, odd_shards
 
+_PAGES = {".html", ".htm"}
 _ASKED = 10  # articles whose neighbours are shown
 _HUDDLED = 0.9  # mean cosine of random pairs above which a space tells little apart
 _ZEROS = 0.01  # share of rows of zeros above which a worker has failed
@@ -51,20 +52,34 @@ class Report:
     @property
     def ok(self) -> bool:
         """Whether nothing speaks against using the file."""
-        return all(finding.severity != "error" for finding in self.findings)
+        return not self._against
+
+    @property
+    def _against(self) -> int:
+        return sum(finding.severity == "error" for finding in self.findings)
+
+    @property
+    def error(self) -> LocalDataError | None:
+        """The error that the task ends with."""
+        if self.ok:
+            return None
+        return LocalDataError(
+            f"{self.path} is not to be used: {self._against} finding{'s' * (self._against > 1)} against it",
+            hint=f"read {self.output}; have what it names computed again, then sync and merge",
+        )
 
 
 def report(path: Path, *, output: Path | None = None, article: str | None = None, seed: int = 0) -> Report:
     """`examine` the merged file `path`, and write the page beside it (or to `output`).
 
-    Raises as `examine` does, `UsageError` where matplotlib is missing or `output` is `path`, and `DiskError`.
+    Raises as `examine` does, `UsageError` where matplotlib is missing or `output` is no .html, and `DiskError`.
     """
     from embmerge.report.page import page  # noqa: PLC0415  matplotlib is an extra
 
     output = output or _page_of(path)
+    if output.suffix.lower() not in _PAGES:
+        raise UsageError(f"{output} would be no page", hint="end --output in .html")
     atomic.check_place(output)
-    if atomic.same_file(output, path):
-        raise UsageError(f"{output} is the file to report on itself", hint="choose another --output")
     done = replace(examine(path, article=article, seed=seed), output=output)
     atomic.write_bytes(output, page(done).encode("utf-8", "replace"))
     return done
