@@ -106,7 +106,7 @@ def test_rows_of_clusters_that_were_not_asked_are_told():
     lines = shown(finding(1), articles=3 * ROWS, others=("tensor02",))
     assert "  · rows 0 - 15,625 are left for other clusters" in lines
     assert "  · rows 31,250 - 46,875 are left for other clusters" in lines
-    assert lines[-1] == "✓ All is well with 15,625 rows in 1 shard; other clusters have the rest"
+    assert lines[-1] == "✓ All is well with 15,625 rows in 1 shard; the rest is for the clusters that were not asked"
 
 
 def test_rows_that_a_cluster_may_have_that_was_not_looked_into_are_not_said_to_be_elsewhere():

@@ -4,6 +4,7 @@ import pytest
 
 from embmerge.errors import CredentialsError, LocalDataError
 from embmerge.remote.fleet import counting, fleet, terms
+from embmerge.settings import Settings
 from tests.servers import Login, embedded
 from tests.shards import make_dataset
 
@@ -72,12 +73,20 @@ def test_articles_that_are_here_are_counted(wanted):
     assert wanted().articles == 60
 
 
-def test_to_look_takes_no_articles(wanted, tmp_path):
-    assert wanted(articles=tmp_path / "none.pkl").articles is None
+def test_to_look_takes_no_articles(wanted, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert wanted(articles=Settings.articles).articles is None
 
 
-def test_to_look_without_articles_goes_by_the_number_that_is_expected(wanted, tmp_path):
-    assert wanted(articles=tmp_path / "none.pkl", expected_articles=70).articles == 70
+def test_to_look_without_articles_goes_by_the_number_that_is_expected(wanted, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert wanted(articles=Settings.articles, expected_articles=70).articles == 70
+
+
+@pytest.mark.parametrize("look", [terms, counting])
+def test_articles_that_were_named_must_be_here_even_to_look(desk, tmp_path, look):
+    with pytest.raises(LocalDataError, match=r"none\.pkl"):
+        look(desk.settings(articles=tmp_path / "none.pkl"), (), merging=False)
 
 
 def test_to_merge_takes_articles(wanted, tmp_path):
@@ -96,9 +105,10 @@ def test_articles_are_counted_once_however_often_they_are_asked_for(desk, wanted
     assert find() is find()
 
 
-def test_another_number_of_articles_than_expected_is_an_error_before_the_download(wanted):
+@pytest.mark.parametrize("merging", [True, False])
+def test_another_number_of_articles_than_expected_is_an_error_before_the_download(wanted, merging):
     with pytest.raises(LocalDataError, match="holds 60 articles, but 61 are expected") as caught:
-        wanted(expected_articles=61, merging=True)
+        wanted(expected_articles=61, merging=merging)
     assert "expected_articles" in caught.value.hint
 
 
@@ -106,8 +116,14 @@ def test_a_merge_of_some_clusters_counts_what_is_here_of_the_others(wanted):
     assert sum(header.rows for header in wanted(others=("b",), merging=True).local) == 100
 
 
-def test_a_merge_of_all_clusters_goes_by_what_lies_there(wanted):
-    assert wanted(merging=True).local == ()
+def test_a_merge_of_all_clusters_counts_what_is_here_besides(wanted):
+    assert sum(header.rows for header in wanted(merging=True).local) == 100
+
+
+def test_a_shard_that_is_damaged_here_hides_no_other(wanted, tmp_path):
+    shards = sorted((tmp_path / "job" / "embeddings").glob("*.pkl"))
+    shards[0].write_bytes(b"no shard")
+    assert len(wanted(merging=True).local) == len(shards) - 1
 
 
 def test_a_look_at_some_clusters_leaves_rows_for_the_others(wanted):

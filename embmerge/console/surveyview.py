@@ -33,7 +33,7 @@ def survey_lines(survey: "Survey", width: int | None) -> list[str]:
     if survey.ok:
         rows = f"{survey.coverage.rows:,} rows in {_shards(survey.coverage)}"
         if survey.coverage.left:
-            verdict = f"✓ All is well with {rows}; other clusters have the rest"
+            verdict = f"✓ All is well with {rows}; the rest is for the clusters that were not asked"
         else:
             verdict = f"✓ A merge would succeed: {rows}"
     elif missing:
@@ -110,6 +110,8 @@ def _coverage(survey: "Survey", missing: str) -> list[str]:
         lines.append(f"  · {survey.articles:,} articles; the last {extra:,} rows are left out")
     elif survey.articles is not None:
         lines.append(f"  · {survey.articles:,} articles")
+    else:
+        lines.append("  · no articles file is here: nobody checked how many rows there should be")
     return lines
 
 

@@ -44,21 +44,20 @@ def fleet(settings: Settings, *, observer: Observer, stop: threading.Event, ask:
 def terms(settings: Settings, others: tuple[str, ...], *, merging: bool) -> Terms:
     """What a merge of the fleet's shards would ask for.
 
-    `merging`: a merge is to follow. Then there must be an articles file, and what the folder holds of the clusters that
-    are not asked counts. Otherwise the articles are counted if they are here. Raises `LocalDataError`.
+    `merging`: a merge is to follow. Then there must be an articles file, and what the folder holds besides counts: it
+    will be merged, too. Otherwise the articles are counted if they are here. Raises `LocalDataError`.
     """
-    articles = settings.expected_articles
-    if merging or settings.articles.exists():
+    articles = expected = settings.expected_articles
+    if _asks_articles(settings, merging=merging):
         from embmerge.articles import count_articles  # noqa: PLC0415  needs numpy, as nothing else here does
 
         articles = count_articles(settings.articles)
-        expected = settings.expected_articles
-        if merging and expected is not None and articles != expected:
+        if expected is not None and articles != expected:
             raise LocalDataError(
                 f"{settings.articles} holds {articles:,} articles, but {expected:,} are expected",
                 hint="name another file with --articles, or set `expected_articles` in invoke.yaml",
             )
-    local = _local(settings) if merging and others else ()
+    local = _local(settings) if merging else ()
     return Terms(
         articles=articles,
         max_extra_rows=settings.max_extra_rows,
@@ -73,17 +72,24 @@ def counting(settings: Settings, others: tuple[str, ...], *, merging: bool) -> C
 
     Raises `LocalDataError` at once if there is no articles file, or what is there is none.
     """
-    if merging or settings.articles.exists():
+    if _asks_articles(settings, merging=merging):
         from embmerge.articles import first_article  # noqa: PLC0415  as above
 
         first_article(settings.articles)
     return cache(partial(terms, settings, others, merging=merging))
 
 
+def _asks_articles(settings: Settings, *, merging: bool) -> bool:
+    """Whether there must be an articles file, or is one: whoever names one does not want it passed over."""
+    return merging or settings.articles.exists() or settings.articles != Settings.articles
+
+
 def _local(settings: Settings) -> tuple[ShardHeader, ...]:
-    headers = []
+    """The headers of the shards that are here; one that has none may be fetched anew, or the merge will name it."""
+    headers, paths = [], []
     with suppress(LocalDataError):  # no folder yet
-        for path in local_shards(settings.embeddings):
-            with path.open("rb") as file:
-                headers.append(read_header(file, path.stat().st_size, path.name))
+        paths = local_shards(settings.embeddings)
+    for path in paths:
+        with suppress(LocalDataError, OSError), path.open("rb") as file:
+            headers.append(read_header(file, path.stat().st_size, path.name, cluster=f"in {settings.embeddings}"))
     return tuple(headers)
