@@ -7,7 +7,7 @@ import pytest
 from embmerge.errors import RemoteDataError
 from embmerge.remote.files import RemoteFile
 from embmerge.remote.partial import Kept
-from embmerge.remote.plan import plan, refuse_clashes, stale
+from embmerge.remote.plan import left_over, plan, refuse_clashes, stale
 
 
 def remote(name="x.pkl", nbytes=100, mtime=5, cluster="a"):
@@ -53,6 +53,14 @@ def test_of_two_that_were_begun_the_best_is_resumed_and_the_other_is_stale():
     best, other = kept(remote(), 60, "best"), kept(remote(), 20, "other")
     assert actions(*plan([remote()], {}, [best, other])) == [("resume", 40)]
     assert stale([best, other], [remote()], ["a"]) == [other]
+
+
+def test_a_shard_that_its_cluster_lists_no_more_is_left_over():
+    assert left_over({"x.pkl": "a", "y.pkl": "a"}, {"a": ["x.pkl"]}) == [("y.pkl", "a")]
+
+
+def test_a_shard_of_a_cluster_that_was_not_asked_is_not_left_over():
+    assert left_over({"x.pkl": "b"}, {"a": []}) == []
 
 
 def test_what_was_begun_of_another_cluster_is_not_stale():

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -178,6 +179,36 @@ def test_the_manifest_says_where_each_shard_came_from(lab):
     entry = json.loads((lab.local / "manifest.json").read_text())["shards"][path.name]
     assert (entry["cluster"], entry["path"], entry["range"]) == ("a", "/out/cluster0_gpu0.pkl", [0, 64])
     assert entry["size"] == path.stat().st_size
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("{bad")])
+def test_a_manifest_that_was_lost_is_made_anew(lab, damage):
+    lab.shards(2)
+    lab.sync()
+    before = manifest.read(lab.local).shards
+    damage(lab.local / "manifest.json")
+    lab.sync()
+    now = manifest.read(lab.local).shards
+    assert {name: entry.sha256 for name, entry in now.items()} == {name: e.sha256 for name, e in before.items()}
+    assert {entry.cluster for entry in now.values()} == {"a"}
+
+
+def test_a_manifest_that_knows_all_shards_is_not_written_again(lab):
+    lab.shards(1)
+    lab.sync()
+    before = (lab.local / "manifest.json").stat().st_mtime_ns
+    lab.sync()
+    assert (lab.local / "manifest.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_shard_that_is_not_on_its_cluster_any_more_is_told(lab, dry_run):
+    gone = lab.shards(2)[1]
+    lab.sync()
+    gone.unlink()
+    lab.sync(dry_run=dry_run)
+    assert [event.text[:50] for event in lab.seen(Warned)] == [f"{gone.name} is here, and not on a any more: "[:50]]
+    assert (lab.local / gone.name).exists()
 
 
 def test_the_manifest_does_not_wait_for_a_line_that_is_frozen(lab, monkeypatch):

@@ -63,7 +63,7 @@ def remote_sums(
 
 def same(directory: Path, sums: dict[str, str], stop: threading.Event) -> frozenset[str]:
     """The names of the files in `directory` whose bytes have the sha256 in `sums`."""
-    return frozenset(name for name, sha256 in sums.items() if _local_sum(directory / name, stop) == sha256)
+    return frozenset(name for name, sha256 in sums.items() if local_sum(directory / name, stop) == sha256)
 
 
 def take_times(directory: Path, files: Iterable[RemoteFile]) -> None:
@@ -84,7 +84,8 @@ def take_times(directory: Path, files: Iterable[RemoteFile]) -> None:
         manifest.record(directory, shards=fresh)
 
 
-def _local_sum(path: Path, stop: threading.Event) -> str:
+def local_sum(path: Path, stop: threading.Event) -> str:
+    """The sha256 of a file that is here; of a part of it after `stop`, and '' if it cannot be read."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:

@@ -69,6 +69,11 @@ def stale(kept: Sequence[Kept], files: Collection[RemoteFile], clusters: Collect
     return [each for each in kept if each.file.cluster in clusters and each is not best.get(each.file)]
 
 
+def left_over(recorded: Mapping[str, str], listed: Mapping[str, Collection[str]]) -> list[tuple[str, str]]:
+    """(name, cluster) of the shards that are `recorded` (cluster by name) as from a cluster that lists them no more."""
+    return [(name, cluster) for name, cluster in recorded.items() if name not in listed.get(cluster, recorded)]
+
+
 def refuse_clashes(files: Iterable[RemoteFile]) -> None:
     """Raise `RemoteDataError` if two clusters offer a file of the same name, naming both."""
     first: dict[str, RemoteFile] = {}

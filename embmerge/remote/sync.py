@@ -21,9 +21,10 @@ from embmerge.events import (
     ShardsFound,
     ShardSkipped,
     SyncStarted,
+    Warned,
     ignore,
 )
-from embmerge.plaintext import size
+from embmerge.plaintext import printable, size
 from embmerge.remote import checksum as checksums
 from embmerge.remote import manifest
 from embmerge.remote.cluster import Cluster
@@ -31,11 +32,11 @@ from embmerge.remote.files import RemoteFile
 from embmerge.remote.gate import Gate
 from embmerge.remote.pace import Pace
 from embmerge.remote.partial import Kept, left_behind, sweep, tidy
-from embmerge.remote.plan import Step, local_files, plan, refuse_clashes, resumed, stale
+from embmerge.remote.plan import Step, left_over, local_files, plan, refuse_clashes, resumed, stale
 from embmerge.remote.syncresult import ClusterResult, SyncResult
 from embmerge.remote.together import together
 from embmerge.remote.transfer import Transfer, lanes
-from embmerge.remote.verification import Expected
+from embmerge.remote.verification import Expected, take_in
 from embmerge.remote.work import Download, Work
 from embmerge.settings import Settings
 from embmerge.shard import ShardHeader
@@ -80,14 +81,16 @@ def sync(
     refuse_clashes(file for look in seen.values() for file in look.files)
     kept = left_behind(directory)
     plans = {name: run.plan(look, kept) for name, look in seen.items()}
+    run.tell_left_over(seen)
     results = {each.name: run.unfinished(each.name, looks[each.name], plans.get(each.name, ())) for each in clusters}
     if not dry_run:
         for each in stale(kept, [file for look in seen.values() for file in look.files], list(seen)):
             each.discard()
         sweep(directory)
+        skipped = [step.file for steps in plans.values() for step in steps if step.action == "skip"]
         if checksum:
-            skipped = (step.file for steps in plans.values() for step in steps if step.action == "skip")
             checksums.take_times(directory, skipped)
+        take_in(directory, skipped, observer, stop)
         begun = resumed(plans.values(), kept)
         copies = sum(each.nbytes for each in begun.values() if not each.gone)
         atomic.need(directory, sum(result.missing for result in results.values()) + copies + _SPARE)
@@ -137,6 +140,18 @@ class _Run:
     def plan(self, look: _Look, kept: Sequence[Kept]) -> tuple[Step, ...]:
         """What to do with each file of a cluster."""
         return plan(look.files, local_files(self.directory, (file.name for file in look.files)), kept, look.same)
+
+    def tell_left_over(self, seen: Mapping[str, _Look]) -> None:
+        """Say which shards are here and on their cluster no more: a merge would take them."""
+        recorded = {
+            name: entry.cluster
+            for name, entry in manifest.read(self.directory).shards.items()
+            if (self.directory / name).is_file()
+        }
+        listed = {name: [file.name for file in look.files] for name, look in seen.items()}
+        for name, cluster in left_over(recorded, listed):
+            what = f"{printable(name)} is here, and not on {cluster} any more"
+            self.observer(Warned(f"{what}: move it away if other shards have its rows now", cluster))
 
     def unfinished(self, name: str, look: _Look | EmbmergeError, steps: tuple[Step, ...]) -> ClusterResult:
         """The result of a cluster from which nothing was fetched yet."""

@@ -3,14 +3,17 @@
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 from embmerge.errors import DiskError, LocalDataError, RemoteChanged, RemoteDataError, ShardError
+from embmerge.events import Observer, Warned
 from embmerge.plaintext import printable
 from embmerge.remote import manifest
+from embmerge.remote.checksum import local_sum
 from embmerge.remote.files import RemoteFile, RemoteStat
 from embmerge.remote.work import Download, Work
 from embmerge.shard import ShardHeader, read_header
@@ -57,6 +60,26 @@ def finish_all(work: Work, directory: Path, expected: Expected, *, halt: threadi
             manifest.record(directory, shards=fresh)
 
 
+def take_in(directory: Path, files: Iterable[RemoteFile], observer: Observer, stop: threading.Event) -> None:
+    """Enter into the manifest those of `files`, all here and unchanged, that it does not know: it may have been lost.
+
+    What the merge says of a shard's cluster comes from there. Raises `DiskError`.
+    """
+    known = manifest.read(directory).shards
+    unknown = [file for file in files if file.name not in known]
+    if unknown:
+        observer(Warned(f"{manifest.NAME} does not know {len(unknown)} of the shards here: they are read and entered"))
+    fresh = {}
+    for file in unknown:
+        path = directory / file.name
+        with suppress(RemoteDataError, OSError):  # no shard: the merge will say so
+            header, sha256 = check_header(file, path, None), local_sum(path, stop)
+            if sha256 and not stop.is_set():
+                fresh[file.name] = _entry(file, header, sha256)
+    if fresh:
+        manifest.record(directory, shards=fresh)
+
+
 def _advance(download: Download, directory: Path, expected: Expected, halt: threading.Event) -> manifest.Entry | None:
     """Go on with one download; its entry for the manifest if it has got its own name by that."""
     download.digest.follow(download.partial, halt)
@@ -76,6 +99,10 @@ def _finish(download: Download, directory: Path, now: RemoteStat, expected: Expe
     check_sum(file, sha256, expected.sha256.get(file.name))
     header = check_header(file, download.partial.path, expected.headers.get(file.name))
     download.partial.promote(directory / file.name)
+    return _entry(file, header, sha256)
+
+
+def _entry(file: RemoteFile, header: ShardHeader, sha256: str) -> manifest.Entry:
     when = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return manifest.Entry(file.cluster, file.path, file.nbytes, file.mtime, sha256, (header.start, header.end), when)
 
