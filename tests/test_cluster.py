@@ -131,14 +131,16 @@ def test_a_directory_that_openssh_may_not_read_says_so(tmp_path, desk):
 
 def test_a_directory_that_is_a_file_is_an_error(remote, desk):
     (remote / "file").write_bytes(b"x")
-    assert "file" in no_listing(desk, remote_dir="out/emb/file").message
+    error = no_listing(desk, remote_dir="out/emb/file")
+    assert "/out/emb/file is no directory" in error.message
+    assert "mkdir" not in error.hint
 
 
 def test_without_a_shard_what_is_there_is_listed(remote, desk):
     for name in ("notes.txt", "cluster0_gpu0.pkl.part", "cluster0_gpu0_checkpoint_10.pkl", "\x1b[2Jevil"):
         (remote / name).write_bytes(b"x")
     error = no_listing(desk)
-    assert "no embedding files found: nothing named cluster*_gpu*.pkl in /out/emb" in error.message
+    assert "no embedding files found: no file named cluster*_gpu*.pkl in /out/emb" in error.message
     for name in ("notes.txt", "cluster0_gpu0.pkl.part", "cluster0_gpu0_checkpoint_10.pkl", "\\x1b[2Jevil"):
         assert name in error.message
     assert "\x1b" not in error.message

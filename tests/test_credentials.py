@@ -98,6 +98,20 @@ def test_a_missing_file_names_those_that_are_there(tmp_path):
     assert "tensor02" in caught.value.hint
 
 
+@pytest.mark.parametrize("name", ["tensor 02", "tensör", "-x"])
+def test_a_file_that_is_not_named_as_a_cluster_is_not_passed_over(tmp_path, name):
+    put(tmp_path, {"address": "h"})
+    put(tmp_path, {"address": "h"}, name=name)
+    with pytest.raises(CredentialsError, match="is not named as a cluster"):
+        configured(tmp_path)
+
+
+def test_what_an_editor_hides_is_no_credentials_file(tmp_path):
+    put(tmp_path, {"address": "h"})
+    (tmp_path / ".#tensor02.credentials").symlink_to("me@here")
+    assert configured(tmp_path) == ("tensor01",)
+
+
 @pytest.mark.parametrize("name", ["../tensor01", "a/b", "", ".", "\x1b[2J"])
 def test_a_name_cannot_lead_elsewhere(tmp_path, name):
     with pytest.raises(CredentialsError):

@@ -218,6 +218,21 @@ def test_without_a_terminal_the_question_is_told(server, desk):
     assert "run it in a terminal" in caught.value.hint
 
 
+def test_a_question_for_a_password_that_nobody_gave_is_no_second_factor(server, desk):
+    desk.write(port=server(questions=[("Password: ", "pw")]), username="me")
+    with pytest.raises(LoginError, match="wants a password or a key; it takes password"):
+        desk.cluster().connect()
+
+
+def test_a_password_that_nobody_gave_was_not_refused(tmp_path, desk):
+    lines = ["PasswordAuthentication no", "KbdInteractiveAuthentication yes", "MaxAuthTries 1"]
+    with Sshd(tmp_path, account=True, lines=lines) as sshd:
+        desk.write(port=sshd.port, username="worker")
+        with pytest.raises(LoginError) as caught:
+            desk.cluster(ask=None).connect()
+    assert "did not accept the password" not in caught.value.message
+
+
 def test_a_wrong_code_is_refused(server, desk):
     desk.write(port=server(questions=[("Code: ", CODE)]), username="me")
     with pytest.raises(LoginError, match="did not accept the answer"):

@@ -212,6 +212,10 @@ class Cluster:
             except OSError:
                 if is_over(sftp):
                     raise
+        if parent == posixpath.dirname(path) and posixpath.basename(path) in names:
+            return RemoteDataError(
+                f"{self.name}: {printable(path)} is no directory", hint="set remote_dir to the folder of the shards"
+            )
         there = _some([printable(name, 40) for name in names if not name.startswith(".")]) or "nothing"
         return RemoteDataError(
             f"{self.name}: remote directory not found: {printable(path)}; the nearest that exists is "
@@ -225,7 +229,7 @@ class Cluster:
         rest = [name for name in listing.others if not SHARD_NAME.fullmatch(name)]
         there = _some([*links, *(printable(file.name, 60) for file in listing.checkpoints), *rest]) or "nothing at all"
         return RemoteDataError(
-            f"{self.name}: no embedding files found: nothing named cluster*_gpu*.pkl in "
+            f"{self.name}: no embedding files found: no file named cluster*_gpu*.pkl in "
             f"{printable(listing.remote_dir)}; there is {there}",
             hint="is remote_dir right, and have the workers finished?",
         )

@@ -17,6 +17,7 @@ from embmerge.plaintext import printable
 
 SUFFIX = ".credentials"
 CLUSTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NAMED = "its name has letters, digits, dots, dashes and underscores"
 _COMMAND_LIMIT = 60  # seconds that a password command may ask its own questions
 _UNSENT = re.compile("[\\0\ud800-\udfff]")  # NUL, and halves of surrogate pairs
 _LARGEST = 64 << 10  # bytes of a credentials file
@@ -53,14 +54,20 @@ def configured(directory: Path) -> tuple[str, ...]:
     """The names of all clusters with a credentials file in `directory`, sorted."""
     if not directory.is_dir():
         raise CredentialsError(
-            f"no folder {directory}", hint="cp -r .credentials.example .credentials, then edit the files in it"
+            f"no folder {directory.absolute()}",
+            hint="in embmerge's checkout: cp -r .credentials.example .credentials, then edit the files in it",
         )
-    names = sorted(path.stem for path in directory.glob(f"*{SUFFIX}") if CLUSTER_NAME.fullmatch(path.stem))
+    try:
+        names = sorted(path.stem for path in directory.iterdir() if path.suffix == SUFFIX and path.name[0] != ".")
+    except OSError as error:
+        raise CredentialsError(f"cannot list {directory}: {error.strerror}", hint="see ls -ld of it") from None
     if not names:
         raise CredentialsError(
-            f"no *{SUFFIX} file in {directory}",
-            hint="copy one from .credentials.example and edit it; its name has letters, digits, dots, - and _",
+            f"no *{SUFFIX} file in {directory}", hint=f"copy one from .credentials.example and edit it; {_NAMED}"
         )
+    for name in names:
+        if not CLUSTER_NAME.fullmatch(name):
+            raise CredentialsError(f"{printable(str(directory / name))}{SUFFIX} is not named as a cluster", hint=_NAMED)
     return tuple(names)
 
 
@@ -71,9 +78,7 @@ def load_credentials(name: str, directory: Path, warn: Observer = ignore) -> Cre
     """
     path = directory / f"{name}{SUFFIX}"
     if not CLUSTER_NAME.fullmatch(name):
-        raise CredentialsError(
-            f"{printable(name)!a} is not a cluster's name", hint="letters, digits, dots, dashes and underscores"
-        )
+        raise CredentialsError(f"{printable(name)!a} is not a cluster's name", hint=_NAMED)
     text = _read(path, directory)
     if path.stat().st_mode & 0o077:
         warn(Warned(f"others may read {path}; run: chmod 600 {shlex.quote(str(path))}", name))

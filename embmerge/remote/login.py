@@ -242,14 +242,17 @@ class _Login(AuthStrategy):  # type: ignore[misc]  # paramiko has no types
             return self._rest(transport, transport.auth_interactive(self._hop.user, answers))
         except paramiko.AuthenticationException as error:
             _unless_lost(error, transport)
-            what = ["the answer to the server's question"] if self.asked else ["the password"]
-            raise self._refused(what, []) from None
+            given = ["the password"] if self._password is not None else []
+            raise self._refused(["the answer to the server's question"] if self.asked else given, []) from None
 
     def _answer(self, question: str, unused: list[str]) -> str:
         shown = printable(question.strip(), 120)
-        if unused and "password" in question.lower() and "one-time" not in question.lower():
+        wants_password = "password" in question.lower() and "one-time" not in question.lower()
+        if unused and wants_password:
             return unused.pop()
         name = self._door.credentials.name
+        if self._door.ask is None and wants_password and self._password is None:
+            raise self._refused([], ["password"])
         if self._door.ask is None:
             raise LoginError(
                 f"{name}: the server asks for a second factor ('{shown}'), and there is no terminal to ask you",
