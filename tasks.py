@@ -49,7 +49,7 @@ HELP = {
     "limit_rate": "bytes a second, all clusters together, such as 20M (setting: limit_rate)",
     "output": "merged file; its suffix picks the format: .pkl .npy .safetensors .parquet (setting: output)",
     "path": "the file to look at (default: the setting `output`)",
-    "quiet": "errors and the last line only",
+    "quiet": "errors, new host keys and the last line only",
     "rows": "articles to make",
     "transfer": "fast, or plain for paramiko's own reader (setting: transfer)",
     "verbose": "add the details of the SSH connections",
@@ -244,7 +244,7 @@ def report(
 
         _refuse_dry(c)
         place = Path(output) if output else None
-        done = write(Path(path) if path else s.settings.output, output=place, article=article)
+        done = write(Path(path) if path else s.settings.output, output=place, article=article, observer=s.console)
         s.console.show(done)
         if done.error:
             raise done.error

@@ -36,7 +36,7 @@ def convert(path: Path, output: Path, *, observer: Observer = ignore) -> Convert
     one), `DiskError` (full or not writable).
     """
     began = time.monotonic()
-    check_output(output)
+    output = check_output(output)
     if path.resolve() == output.resolve() or same_file(path, output):
         raise UsageError(f"{output} is the file to convert itself", hint="choose another --output")
     with closing(open_merged(path)) as merged:

@@ -248,6 +248,14 @@ class RowsWritten(Event):
 
 
 @dataclass(frozen=True)
+class RowsMeasured(Event):
+    """`done` of `total` rows of a merged file are looked at."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class QualityMeasured(Event):
     """Norm figures over all rows written."""
 

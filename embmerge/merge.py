@@ -92,7 +92,7 @@ def merge(
     """
     began = time.monotonic()
     _check_apart(output, (articles, *shards))
-    check_output(output)
+    output = check_output(output)
     if dtype not in {None, *_DTYPES}:
         raise UsageError(f"{printable(dtype)} is no dtype to convert to", hint=f"choose one of {', '.join(_DTYPES)}")
     timestamp = _timestamp()

@@ -85,6 +85,14 @@ def test_why_a_cluster_failed_is_not_repeated_at_the_end():
     assert err.getvalue() == "✗ connection refused\n  is sshd running?\n"
 
 
+def test_quiet_does_not_trust_a_new_host_key_in_silence():
+    out, err = io.StringIO(), io.StringIO()
+    with Console.choose(quiet=True, out=out, err=err) as console:
+        console(e.HostKeyAccepted("a", "h", "ssh-ed25519", "SHA256:abc", Path("known_hosts")))
+    assert out.getvalue() == ""
+    assert "SHA256:abc" in err.getvalue()
+
+
 def test_quiet_leaves_errors_and_the_last_line():
     out, err = streams()
     with Console.choose(quiet=True, out=out, err=err) as console:

@@ -371,6 +371,35 @@ def test_an_unknown_suffix_lists_the_known_ones(tmp_path):
     assert ".safetensors" in error.hint
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_an_output_that_is_a_link_stays_one(tmp_path, there):
+    shards, articles, _ = make_dataset(tmp_path)
+    (tmp_path / "disk").mkdir()
+    target, link = tmp_path / "disk" / "x.pkl", tmp_path / "link.pkl"
+    if there:
+        target.write_bytes(b"old")
+    link.symlink_to(target)
+    result = merge(shards, articles, link)
+    assert link.is_symlink()
+    assert result.output == target
+    assert pickle.loads(target.read_bytes())["total_articles"] == result.articles
+
+
+def test_an_output_that_links_to_itself_is_replaced(tmp_path):
+    shards, articles, _ = make_dataset(tmp_path)
+    link = tmp_path / "link.pkl"
+    link.symlink_to(link)
+    merge(shards, articles, link)
+    assert not link.is_symlink()
+
+
+def test_an_output_that_links_to_another_kind_of_file_is_refused(tmp_path):
+    link = tmp_path / "link.pkl"
+    link.symlink_to(tmp_path / "notes.txt")
+    with pytest.raises(UsageError, match=r"notes\.txt"):
+        merge([], tmp_path / "a.pkl", link)
+
+
 def test_an_output_that_is_a_folder(tmp_path):
     shards, articles, _ = make_dataset(tmp_path)
     (tmp_path / "m.pkl").mkdir()

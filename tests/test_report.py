@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from embmerge.errors import DiskError, LocalDataError, UsageError
+from embmerge.events import RowsMeasured
 from embmerge.mergedfile import open_writer
 from embmerge.report import examine, figures, report
 from tests.mergedsets import articles_of, metadata_of
@@ -251,6 +252,12 @@ def test_every_dtype_gives_the_same_norms(tmp_path, dtype):
 @pytest.mark.parametrize("count", [1, 2, 10])
 def test_few_rows_of_one_shard_are_no_trouble(tmp_path, count):
     assert report(merged(tmp_path, rows_of(count=count), shards=1)).output.exists()
+
+
+def test_rows_are_told_as_they_are_measured(tmp_path):
+    seen = []
+    examine(merged(tmp_path, rows_of()), observer=seen.append)
+    assert seen[-1] == RowsMeasured(ROWS, ROWS)
 
 
 @pytest.mark.parametrize("name", ["m.npy", "m.safetensors", "m.parquet"])

@@ -501,7 +501,7 @@ def test_stop_ends_within_two_seconds_and_keeps_what_is_here(lab):
     lab.relay.call_after(6 * MB, lab.stop.set)
     stopped = threading.Event()
     lab.relay.rate = 8 * MB
-    with pytest.raises(Interrupted, match=r"MB of unfinished ones are kept") as caught:
+    with pytest.raises(Interrupted, match=r"MB of unfinished ones kept") as caught:
         lab.sync()
     stopped.set()
     assert caught.value.exit_code == 130

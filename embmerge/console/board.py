@@ -263,6 +263,10 @@ class Board:
         self.stage, self.rows_done, self.rows = "writing rows", event.done, event.total
 
     @apply.register
+    def _(self, event: e.RowsMeasured) -> None:
+        self.stage, self.rows_done, self.rows = "measuring rows", event.done, event.total
+
+    @apply.register
     def _(self, event: e.Saving) -> None:  # noqa: ARG002  its type says it all
         self.stage, self.rows = "saving and reading back", 0
 

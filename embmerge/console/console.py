@@ -17,7 +17,7 @@ from embmerge.console.lines import lines
 from embmerge.console.results import render
 from embmerge.console.screen import PlainScreen, Screen, terminal_as_it_is
 from embmerge.errors import EmbmergeError, Interrupted
-from embmerge.events import Checked, ClusterEvent, ClusterFailed, Detail, Event, Warned
+from embmerge.events import Checked, ClusterEvent, ClusterFailed, Detail, Event, HostKeyAccepted, Warned
 
 HEARTBEAT = 30.0  # seconds of silence after which a person off a terminal is told that all is well
 
@@ -118,10 +118,12 @@ class Console:
             self._board.apply(event)
             cluster = event.cluster if isinstance(event, (ClusterEvent, Warned, Detail)) else ""
             failed = isinstance(event, ClusterFailed)
+            trusted = isinstance(event, HostKeyAccepted)  # which nobody should learn of later
             broken = isinstance(event, Checked) and event.ok is False
-            if said and (failed or broken or not self._quiet):
+            if said and (failed or broken or trusted or not self._quiet):
                 self._part()
-                self._write([self._prefix(cluster) + line for line in said], error=failed or (broken and self._quiet))
+                wrong = failed or (self._quiet and (broken or trusted))
+                self._write([self._prefix(cluster) + line for line in said], error=wrong)
             if isinstance(event, ClusterFailed):
                 self._failures.add(event.message)
             if isinstance(event, Checked) and broken:

@@ -101,19 +101,26 @@ def open_merged(path: Path) -> Merged:
     return merged
 
 
-def check_output(path: Path) -> None:
-    """Raise, before there is anything to lose, what would keep a merged file from being written at `path`.
+def check_output(path: Path) -> Path:
+    """Where a merged file for `path` is to be written: there, or where that links to.
 
+    Raises, before there is anything to lose, what would keep it from being written:
     `UsageError` if its suffix names no format that can be had here (listing those that can), or if the file would be
     taken for a shard or replace the articles; `DiskError` if a folder lies there, or the name is too long.
     """
     _format(path, 1)
+    check_place(path)
+    if path.is_symlink():
+        with suppress(OSError, RuntimeError):  # links in a circle
+            path = path.resolve()
+        _format(path, 1)
+        check_place(path)
     if SHARD_NAME.fullmatch(path.name):
         raise UsageError(f"{path} would be taken for a shard", hint=_ANOTHER)
-    check_place(path)
     with suppress(OSError):  # there is none, or one that may not be read
         if path.suffix == ".pkl" and path.is_file() and begins_with_list(path):
             raise UsageError(f"{path} holds a list, such as the articles: it would be lost", hint=_ANOTHER)
+    return path
 
 
 def room_needed(output: Path, rows: int, row_nbytes: int) -> int:

@@ -212,7 +212,9 @@ def _error(surveys: Sequence[ClusterSurvey], coverage: Coverage, problems: Seque
 
 
 def _hint(surveys: Sequence[ClusterSurvey], coverage: Coverage) -> str:
-    """The command that shows the trouble where it is."""
+    """The command that waits for what time heals, or shows the trouble where it is."""
+    if any(finding.verdict in {"growing", "truncated"} for each in surveys for finding in each.findings):
+        return "if workers are still writing, wait for them: invoke verify-remote --wait 30; else copy it there again"
     gaps = [problem for problem in coverage.problems if isinstance(problem, Gap)]
     neighbours = {shard.cluster for gap in gaps for shard in (gap.before, gap.after) if shard}
     where = [each for each in surveys if each.cluster in neighbours] or [each for each in surveys if each.remote_dir]

@@ -191,7 +191,7 @@ class _Run:
             whole = sum(len(work.fetched) for work in works.values())
             rest = size(sum(work.leave() for work in works.values()))
             raise Interrupted(
-                f"stopped; {whole} shards were fetched, and {rest} of unfinished ones are kept",
+                f"stopped; {whole} shard{'s' * (whole != 1)} fetched, and {rest} of unfinished ones kept",
                 hint="run the same command again to go on",
             ) from None
         finally:

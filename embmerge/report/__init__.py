@@ -12,6 +12,7 @@ import numpy as np
 
 from embmerge import atomic
 from embmerge.errors import LocalDataError, UsageError
+from embmerge.events import Observer, ignore
 from embmerge.mergedfile import open_merged
 from embmerge.plaintext import printable
 from embmerge.report.neighbours import Neighbours, choose, neighbours
@@ -69,7 +70,14 @@ class Report:
         )
 
 
-def report(path: Path, *, output: Path | None = None, article: str | None = None, seed: int = 0) -> Report:
+def report(
+    path: Path,
+    *,
+    output: Path | None = None,
+    article: str | None = None,
+    seed: int = 0,
+    observer: Observer = ignore,
+) -> Report:
     """`examine` the merged file `path`, and write the page beside it (or to `output`).
 
     Raises as `examine` does, `UsageError` where matplotlib is missing or `output` is no .html, and `DiskError`.
@@ -80,12 +88,14 @@ def report(path: Path, *, output: Path | None = None, article: str | None = None
     if output.suffix.lower() not in _PAGES:
         raise UsageError(f"{output} would be no page", hint="end --output in .html")
     atomic.check_place(output)
-    done = replace(examine(path, article=article, seed=seed), output=output)
+    done = replace(examine(path, article=article, seed=seed, observer=observer), output=output)
     atomic.write_bytes(output, page(done).encode("utf-8", "replace"))
     return done
 
 
-def examine(path: Path, *, article: str | None = None, sample: int = 5000, seed: int = 0) -> Report:
+def examine(
+    path: Path, *, article: str | None = None, sample: int = 5000, seed: int = 0, observer: Observer = ignore
+) -> Report:
     """Measure the merged file `path`, and judge it.
 
     `article` asks for the neighbours of one title instead of ten random ones. `sample` rows, drawn by `seed`, show the
@@ -100,7 +110,7 @@ def examine(path: Path, *, article: str | None = None, sample: int = 5000, seed:
         titles = [str(each["title"]) for each in merged.articles()]
         ranges = _ranges(merged.metadata, merged.shape[0], path)
         asked = choose(titles, count=_ASKED, seed=seed, article=article)
-        statistics = measure(merged, ranges, sample=sample, seed=seed)
+        statistics = measure(merged, ranges, sample=sample, seed=seed, observer=observer)
         nearest = neighbours(merged, titles, asked)
         metadata = merged.metadata
     findings = judge(statistics, titles, metadata["chunk_info"])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from embmerge.events import Observer, RowsMeasured, ignore
 from embmerge.mergedfile import Merged
 from embmerge.mergedfile.rawrows import blocks
 from embmerge.quality import row_norms
@@ -97,7 +98,9 @@ class Statistics:
     space: Space
 
 
-def measure(merged: Merged, ranges: Sequence[tuple[int, int]], *, sample: int, seed: int) -> Statistics:
+def measure(
+    merged: Merged, ranges: Sequence[tuple[int, int]], *, sample: int, seed: int, observer: Observer = ignore
+) -> Statistics:
     """The statistics of `merged`, whose shards hold the row `ranges`.
 
     `sample` rows, drawn by `seed`, are for the space; fewer where they are long.
@@ -124,6 +127,7 @@ def measure(merged: Merged, ranges: Sequence[tuple[int, int]], *, sample: int, s
             if first < stop and end > start:
                 sums[number] += floats[max(first - start, 0) : end - start].sum(axis=0, dtype=np.float64)
                 _gather(probed[number], probes[number], floats, start)
+        observer(RowsMeasured(stop, rows))
     good = np.isfinite(norms)
     sound = norms[good]
     edges = _edges(sound)
