@@ -1,15 +1,20 @@
 """One merged file as another: any known format to any other, a block of rows at a time."""
 
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from embmerge.atomic import need, same_file
-from embmerge.errors import UsageError
+from embmerge.errors import LocalDataError, UsageError
 from embmerge.events import Observer, RowsWritten, Saved, Saving, ignore
 from embmerge.mergedfile import check_output, open_merged, open_writer, room_needed
 from embmerge.mergedfile.rawrows import blocks
+from embmerge.quality import Quality, unlike
+
+_DAMAGED = "it has been damaged since: take a copy of it, or merge the shards again"
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ def convert(path: Path, output: Path, *, observer: Observer = ignore) -> Convert
     does not grow with the number of rows.
 
     Raises `UsageError` (unknown suffix, or both are the same file), `LocalDataError` (no merged file, or a damaged
-    one), `DiskError` (full or not writable).
+    one: its norms must be those of its `quality_metrics`), `DiskError` (full or not writable).
     """
     began = time.monotonic()
     output = check_output(output)
@@ -44,11 +49,23 @@ def convert(path: Path, output: Path, *, observer: Observer = ignore) -> Convert
         row_nbytes = dim * merged.dtype.itemsize
         need(output.parent, room_needed(output, rows, row_nbytes))
         with open_writer(output, rows, dim, merged.dtype) as writer:
+            quality = Quality()
             for start, stop in blocks(rows, row_nbytes):
-                writer.write(merged.rows(start, stop))
+                block = merged.rows(start, stop)
+                quality.add(block, start)
+                writer.write(block)
                 observer(RowsWritten(stop, rows))
+            _check(quality, merged.metadata["quality_metrics"], path)
             observer(Saving(output))
             writer.finish(merged.articles(), merged.metadata)
     nbytes = output.stat().st_size
     observer(Saved(output, rows, nbytes))
     return ConvertResult(path, output, rows, dim, str(merged.dtype), nbytes, time.monotonic() - began)
+
+
+def _check(quality: Quality, merged: Mapping[str, Any], path: Path) -> None:
+    """Raise `LocalDataError` if the rows are not what their merge says of them."""
+    bad = quality.bad_rows and not (merged.get("has_nan") or merged.get("has_inf"))
+    odd = f"NaN or Inf in row {quality.first_bad[0]:,}" if bad else unlike(quality.figures(), merged)
+    if odd:
+        raise LocalDataError(f"the rows of {path} are not those that were merged: {odd}", hint=_DAMAGED)

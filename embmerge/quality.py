@@ -1,12 +1,15 @@
 """Is what the shards hold usable? Norms, NaN and Inf, rows of zeros: gathered block by block, never all at once."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+_COMPARED = ("mean_norm", "min_norm", "max_norm")
+_ROUNDING = 1e-5  # by which another processor adds up otherwise
 _SHOWN = 5  # bad rows that an error names
 
 
@@ -84,6 +87,18 @@ class Quality:
         self.zero_rows += other.zero_rows
         self.least = min(self.least, other.least)
         self.greatest = max(self.greatest, other.greatest)
+
+
+def unlike(now: Any, merged: Mapping[str, Any]) -> str:
+    """How the norms of rows (`NormFigures`, or what has its names) differ from the `quality_metrics` of their merge.
+
+    '' if they do not: then the rows have not been damaged since, unless it is too little to see.
+    """
+    for name in _COMPARED:
+        was, value = merged.get(name), getattr(now, name)
+        if isinstance(was, float) and math.isfinite(was) and not math.isclose(was, value, rel_tol=_ROUNDING):
+            return f"their {name.replace('_norm', '')} norm is {value:.6g}, and was {was:.6g}"
+    return ""
 
 
 def row_norms(rows: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

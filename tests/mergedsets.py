@@ -25,6 +25,14 @@ def articles_of(count=500, site="encyclopedia.example"):
     ]
 
 
+def damage(path, row, value, *, rows):
+    """Write `value` over one value of a `row` in the file `path`, which holds `rows`."""
+    whole = bytearray(path.read_bytes())
+    at = whole.index(rows.tobytes()) + row * rows.strides[0]
+    whole[at : at + rows.itemsize] = rows.dtype.type(value).tobytes()
+    path.write_bytes(whole)
+
+
 def metadata_of(rows, shards=2):
     """What merge says about `rows`."""
     norms = np.linalg.norm(rows.astype(np.float64), axis=1) if len(rows) else np.zeros(1)

@@ -10,7 +10,7 @@ from embmerge.convert import convert
 from embmerge.errors import DiskError, LocalDataError, UsageError
 from embmerge.events import RowsWritten, Saved, Saving
 from embmerge.mergedfile import SUFFIXES, open_merged
-from tests.mergedsets import articles_of, metadata_of, rows_of, write_set
+from tests.mergedsets import articles_of, damage, metadata_of, rows_of, write_set
 
 
 def numbered(count=500):
@@ -33,6 +33,15 @@ def test_any_format_becomes_any_other(tmp_path, here, there):
         assert merged.metadata == metadata_of(rows_of())
     assert (result.rows, result.dim, result.dtype) == (500, 24, "float32")
     assert result.nbytes == (tmp_path / f"b{there}").stat().st_size
+
+
+@pytest.mark.parametrize(("value", "what"), [(np.nan, "NaN or Inf in row 137"), (1e6, "mean norm is")])
+def test_rows_that_were_damaged_since_they_were_merged_are_not_passed_on(tmp_path, value, what):
+    path = write_set(tmp_path / "a.pkl", rows_of(), numbered())
+    damage(path, 137, value, rows=rows_of())
+    with pytest.raises(LocalDataError, match=f"are not those that were merged: .*{what}"):
+        convert(path, tmp_path / "b.pkl")
+    assert not (tmp_path / "b.pkl").exists()
 
 
 def test_an_output_that_holds_a_list_is_not_replaced(tmp_path):

@@ -9,7 +9,7 @@ from embmerge.errors import DiskError, LocalDataError, UsageError
 from embmerge.events import RowsMeasured
 from embmerge.mergedfile import open_writer
 from embmerge.report import examine, figures, report
-from tests.mergedsets import articles_of, metadata_of
+from tests.mergedsets import articles_of, damage, metadata_of
 
 ROWS, DIM, SHARDS = 1200, 24, 6
 
@@ -53,6 +53,12 @@ def test_what_speaks_against_a_file_is_what_the_task_ends_with(tmp_path):
     assert isinstance(error, LocalDataError)
     assert "is not to be used: 1 finding against it" in error.message
     assert "m.report.html" in error.hint
+
+
+def test_rows_that_are_not_those_that_were_merged_speak_against_the_file(tmp_path):
+    path = merged(tmp_path, rows_of())
+    damage(path, 137, 1e3, rows=rows_of())
+    assert "the rows are not those that were merged" in texts(examine(path), "error")
 
 
 def test_a_file_that_may_be_used_is_no_error(tmp_path):

@@ -15,6 +15,7 @@ from embmerge.errors import LocalDataError, UsageError
 from embmerge.events import Observer, ignore
 from embmerge.mergedfile import open_merged
 from embmerge.plaintext import printable
+from embmerge.quality import unlike
 from embmerge.report.neighbours import Neighbours, choose, neighbours
 from embmerge.report.statistics import Statistics, disagreement, measure, odd_shards
 
@@ -114,6 +115,8 @@ def examine(
         nearest = neighbours(merged, titles, asked)
         metadata = merged.metadata
     findings = judge(statistics, titles, metadata["chunk_info"])
+    if odd := unlike(statistics, metadata["quality_metrics"]):
+        findings = (Finding("error", f"the rows are not those that were merged: {odd}"), *findings)
     named = {*statistics.nan_rows, *statistics.zero_rows, *(row for row, _ in statistics.outliers)}
     named |= {row for pair in statistics.duplicates for row in pair}
     return Report(
