@@ -14,9 +14,9 @@ from tests.mergedsets import articles_of, damage, metadata_of
 ROWS, DIM, SHARDS = 1200, 24, 6
 
 
-def merged(tmp_path, rows, shards=SHARDS, name="m.pkl"):
+def merged(tmp_path, rows, shards=SHARDS, name="m.pkl", articles=None):
     path = tmp_path / name
-    articles = articles_of(len(rows))
+    articles = articles or articles_of(len(rows))
     with open_writer(path, len(rows), rows.shape[1], rows.dtype) as writer:
         writer.write(rows)
         writer.finish(articles, metadata_of(rows, shards))
@@ -59,6 +59,18 @@ def test_rows_that_are_not_those_that_were_merged_speak_against_the_file(tmp_pat
     path = merged(tmp_path, rows_of())
     damage(path, 137, 1e3, rows=rows_of())
     assert "the rows are not those that were merged" in texts(examine(path), "error")
+
+
+def test_articles_without_an_id_are_counted(tmp_path):
+    articles = [{**each, "id": None if row < 7 else row} for row, each in enumerate(articles_of(ROWS))]
+    done = examine(merged(tmp_path, rows_of(), articles=articles))
+    assert "7 of 1,200 articles have no id" in texts(done, "warning")
+
+
+def test_titles_that_repeat_are_noted(tmp_path):
+    articles = [{**each, "title": "same" if row < 7 else each["title"]} for row, each in enumerate(articles_of(ROWS))]
+    done = examine(merged(tmp_path, rows_of(), articles=articles))
+    assert "6 titles repeat an earlier one, such as same" in texts(done, "note")
 
 
 def test_a_file_that_may_be_used_is_no_error(tmp_path):

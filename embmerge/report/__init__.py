@@ -108,7 +108,10 @@ def examine(
         if not merged.shape[0]:
             raise LocalDataError(f"{path} holds no rows")
         _check_width(merged.shape[1], len(merged.metadata["chunk_info"]), path)
-        titles = [str(each["title"]) for each in merged.articles()]
+        titles, without_id = [], 0
+        for each in merged.articles():
+            titles.append(str(each["title"]))
+            without_id += each["id"] is None
         ranges = _ranges(merged.metadata, merged.shape[0], path)
         asked = choose(titles, count=_ASKED, seed=seed, article=article)
         statistics = measure(merged, ranges, sample=sample, seed=seed, observer=observer)
@@ -117,6 +120,7 @@ def examine(
     findings = judge(statistics, titles, metadata["chunk_info"])
     if odd := unlike(statistics, metadata["quality_metrics"]):
         findings = (Finding("error", f"the rows are not those that were merged: {odd}"), *findings)
+    findings += _of_articles(titles, without_id)
     named = {*statistics.nan_rows, *statistics.zero_rows, *(row for row, _ in statistics.outliers)}
     named |= {row for pair in statistics.duplicates for row in pair}
     return Report(
@@ -172,6 +176,23 @@ def judge(statistics: Statistics, titles: list[str], chunks: list[Mapping[str, A
         found.append(Finding("warning", text))
     if s.unit_norm:
         found.append(Finding("note", "all norms are 1: this model writes unit vectors, so dot products are cosines"))
+    return tuple(found)
+
+
+def _of_articles(titles: list[str], without_id: int) -> tuple[Finding, ...]:
+    """What the articles give reason to say."""
+    found = []
+    if without_id:
+        found.append(Finding("warning", f"{without_id:,} of {len(titles):,} articles have no id"))
+    seen: set[str] = set()
+    repeated = []
+    for title in titles:
+        if title in seen:
+            repeated.append(title)
+        seen.add(title)
+    if repeated:
+        named = printable(repeated[0], 60)
+        found.append(Finding("note", f"{len(repeated):,} titles repeat an earlier one, such as {named}"))
     return tuple(found)
 
 
