@@ -55,6 +55,10 @@ class Relay:
         """Cut every connection now, by `reset` or by `fin`."""
         self._on_loop(self._cut, how)
 
+    def cut_one(self):
+        """Reset one connection, whichever."""
+        self._on_loop(lambda: next(iter(self._ends)).cut("reset"))
+
     def cut_after(self, nbytes, how="reset"):
         """Cut every connection once so many more bytes have come from the server; exactly so many get through."""
         self._plan(nbytes, lambda: self._cut(how), cuts=True)

@@ -194,6 +194,15 @@ def test_connections_that_drop_are_told_in_detail(tmp_path):
         assert any("connection lost" in event.text for event in lab.seen(Detail))
 
 
+def test_a_connection_that_drops_while_others_go_on_is_said(tmp_path):
+    with Lab(tmp_path, relay={"delay": 0.005, "rate": 60 * MB}) as lab:
+        lab.shards(2, rows=30_000)
+        lab.relay.call_after(30 * MB, lab.relay.cut_one)  # both have brought something by then
+        assert lab.sync(connections=2).error is None
+        assert len(lab.same()) == 2
+        assert any(text.startswith("a connection dropped, and another takes its place") for text in warnings(lab))
+
+
 def test_a_disk_that_fails_while_the_line_is_waited_for_is_what_is_told(tmp_path, monkeypatch):
     waiting = threading.Event()
     with Lab(tmp_path) as lab:

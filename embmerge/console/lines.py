@@ -168,7 +168,6 @@ def _(event: e.QualityMeasured, board: Board) -> list[str]:  # noqa: ARG001
         f"  Mean norm: {event.mean_norm:.4f}",
         f"  Std norm: {event.std_norm:.4f}",
         "  ✓ No NaN or Inf values",
-        *([f"  ! {event.zero_rows:,} rows are all zeros"] if event.zero_rows else []),
     ]
 
 

@@ -175,7 +175,10 @@ class Transfer:
                 lane.run()
         except ConnectionLost as error:
             self._lost(error)
-            return lane.received > 0 and self._at_work > 0
+            once_more = lane.received > 0 and self._at_work > 0
+            if once_more:
+                self._warn(f"a connection dropped, and another takes its place: {error.message}")
+            return once_more
         except WireError as error:
             self._be_plain(error)
             return True
