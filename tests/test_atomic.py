@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -94,7 +95,8 @@ def test_what_another_machine_writes_is_left_alone(tmp_path):
 
 
 def test_other_files_that_look_alike_are_left_alone(tmp_path):
-    others = [f".f.{atomic._here()}-x.tmp", f".g.{atomic._here()}-1-1.tmp", ".f.tmp", "f.tmp"]
+    here, pid = atomic._here(), dead_process()
+    others = [f".f.{here}-x.tmp", f".g.{here}-{pid}-1.tmp", f".f.{here}-x.{here}-{pid}-1.tmp", ".f.tmp", "f.tmp"]
     for name in others:
         (tmp_path / name).touch()
     atomic.write_bytes(tmp_path / "f", b"new")
@@ -116,6 +118,13 @@ def test_too_little_room_is_told_with_figures(tmp_path):
     atomic.need(tmp_path / "not" / "there", 1)
 
 
+def test_only_what_is_free_is_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(1000, 900, 100))
+    atomic.need(tmp_path, 100)
+    with pytest.raises(DiskError, match="has 100 B free, but 101 B are needed"):
+        atomic.need(tmp_path, 101)
+
+
 def test_a_file_where_the_folder_should_be_is_a_disk_error(tmp_path):
     (tmp_path / "a").touch()
     with pytest.raises(DiskError, match="cannot write"):
@@ -128,6 +137,14 @@ def test_a_folder_that_goes_meanwhile_is_a_disk_error(tmp_path):
         temporary.write_bytes(b"new")
         temporary.unlink()
         folder.rmdir()
+
+
+def test_what_went_wrong_is_told_even_if_the_folder_is_a_file_by_then(tmp_path):
+    folder = tmp_path / "a"
+    with pytest.raises(KeyboardInterrupt), atomic.replacing(folder / "f"):  # noqa: PT012  it goes in the block
+        folder.rmdir()
+        folder.touch()
+        raise KeyboardInterrupt
 
 
 def test_what_was_replaced_is_freed_before_long(tmp_path):
@@ -146,6 +163,18 @@ def test_what_was_replaced_is_freed_before_long(tmp_path):
 def test_nothing_need_stand_where_a_file_is_put(tmp_path):
     with open_files_unchanged(), atomic.outliving_its_name(tmp_path / "x"):
         (tmp_path / "x").write_text("new")
+
+
+def test_a_pipe_that_is_replaced_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x")
+    with atomic.outliving_its_name(tmp_path / "x"):
+        (tmp_path / "x").unlink()
+
+
+def test_what_cannot_be_opened_may_be_replaced(tmp_path):
+    (tmp_path / "x").symlink_to("x")
+    with atomic.outliving_its_name(tmp_path / "x"):
+        (tmp_path / "x").unlink()
 
 
 @pytest.mark.parametrize("name", ["f.pkl", ".f", "a.tmp", "two\nlines", "a.b-1-2.tmp.x"])
@@ -206,9 +235,30 @@ def test_content_that_cannot_be_synced_takes_no_place(tmp_path, monkeypatch):
     assert (tmp_path / "f").read_bytes() == b"old"
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_sync_is_written_to(tmp_path, monkeypatch, number):
+    def fails(_file):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    atomic.write_bytes(tmp_path / "f", b"new")
+    assert (tmp_path / "f").read_bytes() == b"new"
+
+
+def test_nothing_stays_open_once_it_is_on_the_disk(tmp_path):
+    with open_files_unchanged():
+        atomic.write_bytes(tmp_path / "f", b"new")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_called_full(tmp_path, number):
+    with pytest.raises(DiskError, match=f"^the disk is full: {tmp_path} "), atomic.disk_errors(tmp_path):
+        raise OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM])
 def test_what_the_disk_says_is_a_disk_error(tmp_path, number):
-    with pytest.raises(DiskError), atomic.disk_errors(tmp_path):
+    with pytest.raises(DiskError, match=f"^cannot write {tmp_path}: "), atomic.disk_errors(tmp_path):
         raise OSError(number, os.strerror(number))
 
 
