@@ -1,12 +1,15 @@
+import os
 import pickle
 from contextlib import closing
 
 import numpy as np
 import pytest
 
-from embmerge.errors import LocalDataError
-from embmerge.mergedfile import open_merged
+from embmerge.errors import DiskError, LocalDataError
+from embmerge.mergedfile import open_merged, pkl
+from tests.hostile import array
 from tests.mergedsets import metadata_of, rows_of, write_set
+from tests.shards import dumped
 
 ARTICLES = [{"title": f"t{row}", "id": row, "url": None} for row in range(3)]
 START = b"](}(h\0"  # of the list of articles
@@ -68,8 +71,22 @@ def test_a_header_that_is_spelled_otherwise_is_refused(tmp_path, change):
         [(b"ues.", b"us.")],
         [(b"ues.", b"ue")],
         [(b"ues.", b"ue(s.")],
+        [(START, START.replace(b"}(", b"}0"))],
+        [(b"u}(h", b"0}(h")],
+        [(b"ues.", b"u0s.")],
     ],
-    ids=["no MARK", "two MARKs", "MARK between", "APPENDS between", "no APPENDS", "no end", "MARK at the end"],
+    ids=[
+        "no MARK",
+        "two MARKs",
+        "MARK between",
+        "APPENDS between",
+        "no APPENDS",
+        "no end",
+        "MARK at the end",
+        "POP for MARK",
+        "POP for SETITEMS",
+        "POP for APPENDS",
+    ],
 )
 def test_a_list_of_articles_that_pickle_would_not_load_is_refused(tmp_path, changes):
     path = spoilt(tmp_path, *changes)
@@ -79,10 +96,82 @@ def test_a_list_of_articles_that_pickle_would_not_load_is_refused(tmp_path, chan
         read(path)
 
 
+@pytest.mark.parametrize(("count", "which"), [(0, "fewer"), (2, "fewer"), (4, "more"), (7, "more")])
+def test_another_number_of_articles_than_rows_is_refused(tmp_path, count, which):
+    path = write_set(tmp_path / "m.pkl", rows_of(3), (ARTICLES * 3)[:count])
+    with pytest.raises(LocalDataError, match=rf"^m\.pkl: it has {which} articles than rows$"):
+        read(path)
+
+
+def test_no_article_beyond_the_rows_is_given(tmp_path):
+    given = []
+    with (
+        closing(open_merged(write_set(tmp_path / "m.pkl", rows_of(3), ARTICLES * 2))) as merged,
+        pytest.raises(LocalDataError),
+    ):
+        given.extend(merged.articles())  # keeps what came before the error
+    assert given == ARTICLES
+
+
+def test_a_title_that_is_not_utf8_is_refused(tmp_path):
+    path = spoilt(tmp_path, (b"X\2\0\0\0t1", b"X\2\0\0\0\xff1"))
+    with pytest.raises(LocalDataError, match=r"^m\.pkl: article 1 is not text$"):
+        read(path)
+
+
+def test_an_array_that_is_never_filled_is_none(tmp_path):
+    path = tmp_path / "m.pkl"
+    unfinished = array().rpartition(b"(K\1")[0]  # before its state
+    path.write_bytes(b"\x80\4}(" + text("embeddings") + unfinished + text("articles") + b"]u.")
+    with pytest.raises(LocalDataError, match=r"^m\.pkl is no merged file: it has no 'embeddings' array"):
+        read(path)
+
+
+def test_metadata_that_only_shards_have_makes_no_shard(tmp_path):
+    path = write_set(tmp_path / "m.pkl", rows_of(3), ARTICLES, metadata_of(rows_of(3)) | {"start_index": 0})
+    assert read(path) == ARTICLES
+
+
+def test_rows_that_are_no_floats_are_refused(tmp_path):
+    path = spoilt(tmp_path, (text("f4").replace(b"\x8c\2", b"X\2\0\0\0"), b"X\2\0\0\0i4"))
+    with pytest.raises(
+        LocalDataError, match=r"^m\.pkl: its array of shape \(3, 24\) and int32 is not a table of floats$"
+    ):
+        read(path)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (3, 4, 2)])
+def test_rows_that_are_no_table_are_refused(tmp_path, shape):
+    path = tmp_path / "m.pkl"
+    path.write_bytes(dumped({"embeddings": np.zeros(shape, "<f4"), **metadata_of(rows_of(3)), "articles": ARTICLES}))
+    with pytest.raises(LocalDataError, match=r"^m\.pkl: its array of shape .* is not a table of floats$"):
+        read(path)
+
+
+@pytest.mark.parametrize("more", [b"x", b".", pickle.dumps(1)])
+def test_what_follows_the_end_is_refused(tmp_path, more):
+    with pytest.raises(LocalDataError, match=r"^m\.pkl: it does not end as merge ends it$"):
+        read(spoilt(tmp_path, (b"ues.", b"ues." + more)))
+
+
 def test_articles_in_several_batches_are_read(tmp_path):
     articles = [{"title": str(row), "id": row, "url": None} for row in range(2500)]
     path = write_set(tmp_path / "m.pkl", rows_of(2500, 4), articles)
     assert read(path) == articles == pickle.loads(path.read_bytes())["articles"]
+
+
+def test_articles_are_read_back_to_the_last_block(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def failing(file):
+        fsync(file)
+        (temporary,) = tmp_path.glob(".*.tmp")
+        temporary.write_bytes(temporary.read_bytes().replace(b"t2", b"t3"))
+
+    monkeypatch.setattr(pkl, "BLOCK", 100)
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(DiskError, match=r"m\.pkl does not read back as it was written$"):
+        write_set(tmp_path / "m.pkl", rows_of(3), ARTICLES)
 
 
 def test_an_id_that_has_no_room_in_every_format_is_refused(tmp_path):
