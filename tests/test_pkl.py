@@ -148,6 +148,26 @@ def test_rows_that_are_no_table_are_refused(tmp_path, shape):
         read(path)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ((START, START.replace(b"h\0", b"h\2")), "one of its articles is not as merge writes it"),
+        ((START, START.replace(b"h\0", b"\x8c\0")), "one of its articles is not as merge writes it"),
+        ((b"X\5\0\0\0title\x94", b"X\5\0\0\0titel\x94"), "its articles are not where merge puts them"),
+        ((b"X\2\0\0\0t1", b"X\1\0\1\0t1"), "one of its articles has a value of 65,537 bytes"),
+    ],
+    ids=["another key", "a key of its own", "other keys in the memo", "a long title"],
+)
+def test_articles_that_are_spelled_otherwise_are_refused(tmp_path, change, said):
+    with pytest.raises(LocalDataError, match=rf"^m\.pkl: {said}$"):
+        read(spoilt(tmp_path, change))
+
+
+def test_the_longest_title_that_merge_takes_is_read(tmp_path):
+    articles = [{"title": "t" * 65_536, "id": 1, "url": None}]
+    assert read(write_set(tmp_path / "m.pkl", rows_of(1), articles)) == articles
+
+
 @pytest.mark.parametrize("more", [b"x", b".", pickle.dumps(1)])
 def test_what_follows_the_end_is_refused(tmp_path, more):
     with pytest.raises(LocalDataError, match=r"^m\.pkl: it does not end as merge ends it$"):
