@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -13,6 +14,7 @@ import pytest
 from embmerge.errors import DiskError, LocalDataError, UsageError
 from embmerge.mergedfile import npy, open_merged
 from embmerge.mergedfile.npy import NpyMerged, _edges
+from tests.disktrace import DiskTrace
 from tests.mergedsets import articles_of, metadata_of, rows_of, write_set
 
 NAMES = ["set.articles.jsonl", "set.json", "set.npy"]
@@ -144,18 +146,59 @@ def test_a_reader_meanwhile_sees_the_old_or_the_new_set(tmp_path):
     assert seen <= {40, 41}
 
 
-def test_a_json_file_of_somebody_else_is_not_overwritten(tmp_path):
-    (tmp_path / "set.json").write_text('{"name": "my project"}')
+def test_a_replacement_is_decided_on_the_disk_before_a_file_of_the_old_set_goes(tmp_path, monkeypatch):
+    written(tmp_path)
+    trace = DiskTrace(monkeypatch)
+    written(tmp_path)
+    renames = [at for at, step in enumerate(trace.steps) if step[0] == "rename"]
+    assert [trace.steps[at][2].name for at in renames[2:4]] == [".set.json.next", "set.npy"]
+    assert ("sync", tmp_path, None) in trace.steps[renames[2] : renames[3]]
+
+
+@pytest.mark.parametrize("count", [4, 6])
+def test_another_number_of_articles_than_rows_gets_no_name(tmp_path, count):
+    with pytest.raises(DiskError, match=r"set\.npy does not read back as it was written$"):
+        write_set(tmp_path / "set.npy", rows_of(5), articles_of(count), metadata_of(rows_of(5)))
+    assert contents(tmp_path) == {}
+
+
+def test_a_reader_waits_for_whoever_gives_a_set_its_names(tmp_path):
+    path, opened = written(tmp_path), []
+    reader = threading.Thread(target=lambda: opened.append(NpyMerged(path)))
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        reader.start()
+        reader.join(0.1)
+        assert not opened
+    finally:
+        os.close(folder)
+    reader.join(10)
+    assert opened
+
+
+def test_a_folder_that_cannot_be_locked_is_read_and_written(tmp_path, monkeypatch):
+    def fails(_folder, _how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", fails)
+    assert NpyMerged(written(tmp_path)).shape == (500, 24)
+
+
+@pytest.mark.parametrize("document", ['{"name": "my project"}', "[]", "# no JSON at all"])
+def test_a_json_file_of_somebody_else_is_not_overwritten(tmp_path, document):
+    (tmp_path / "set.json").write_text(document)
     before = contents(tmp_path)
     with pytest.raises(UsageError, match=r"set\.json would be overwritten"):
         written(tmp_path)
     assert contents(tmp_path) == before
 
 
-def test_a_folder_in_the_way_of_a_side_file_is_told_and_the_old_set_stays(tmp_path):
+@pytest.mark.parametrize("name", NAMES[:2])
+def test_a_folder_in_the_way_of_a_side_file_is_told_and_the_old_set_stays(tmp_path, name):
     path = written(tmp_path, rows_of(40))
-    (tmp_path / "set.articles.jsonl").unlink()
-    (tmp_path / "set.articles.jsonl").mkdir()
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
     with pytest.raises(DiskError, match="is a directory"):
         written(tmp_path)
     assert np.load(path).shape == (40, 24)
@@ -227,6 +270,15 @@ def test_a_forged_header_is_refused(tmp_path, header):
     path = written(tmp_path)
     path.write_bytes(header + path.read_bytes()[len(header) :])
     with pytest.raises(LocalDataError, match=r"^set\.npy: its? "):
+        NpyMerged(path)
+
+
+@pytest.mark.parametrize("change", [-1, 1, 96])
+def test_rows_of_another_size_than_the_header_says_are_refused(tmp_path, change):
+    path = written(tmp_path)
+    os.truncate(path, path.stat().st_size + change)
+    trust_anew(tmp_path)
+    with pytest.raises(LocalDataError, match=r"^set\.npy: its size of .* bytes is not that of 500 rows of 24$"):
         NpyMerged(path)
 
 

@@ -6,7 +6,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from embmerge.errors import LocalDataError
+from embmerge.errors import DiskError, LocalDataError
 from embmerge.mergedfile.safetensors import SafetensorsMerged
 from tests.mergedsets import articles_of, metadata_of, rows_of, write_set
 
@@ -60,6 +60,13 @@ def test_more_metadata_than_a_reader_would_take_is_not_written(tmp_path):
     with pytest.raises(LocalDataError, match="metadata would be longer"):
         written(tmp_path, shards=20_000)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("count", [4, 6])
+def test_another_number_of_articles_than_rows_gets_no_name(tmp_path, count):
+    with pytest.raises(DiskError, match=r"set\.safetensors does not read back as it was written$"):
+        write_set(tmp_path / "set.safetensors", rows_of(5), articles_of(count), metadata_of(rows_of(5)))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_rows_at_all_are_a_file_too(tmp_path):
