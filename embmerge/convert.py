@@ -1,7 +1,7 @@
 """One merged file as another: any known format to any other, a block of rows at a time."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 from embmerge.atomic import need, same_file
 from embmerge.errors import LocalDataError, UsageError
 from embmerge.events import Observer, RowsWritten, Saved, Saving, ignore
-from embmerge.mergedfile import check_output, open_merged, open_writer, room_needed
+from embmerge.mergedfile import Merged, check_output, open_merged, open_writer, readable, room_needed
 from embmerge.mergedfile.rawrows import blocks
 from embmerge.quality import Quality, unlike
 
@@ -51,13 +51,14 @@ def convert(path: Path, output: Path, *, observer: Observer = ignore) -> Convert
         with open_writer(output, rows, dim, merged.dtype) as writer:
             quality = Quality()
             for start, stop in blocks(rows, row_nbytes):
-                block = merged.rows(start, stop)
+                with readable(path):
+                    block = merged.rows(start, stop)
                 quality.add(block, start)
                 writer.write(block)
                 observer(RowsWritten(stop, rows))
             _check(quality, merged.metadata["quality_metrics"], path)
             observer(Saving(output))
-            writer.finish(merged.articles(), merged.metadata)
+            writer.finish(_articles(merged), merged.metadata)
     nbytes = output.stat().st_size
     observer(Saved(output, rows, nbytes))
     return ConvertResult(path, output, rows, dim, str(merged.dtype), nbytes, time.monotonic() - began)
@@ -69,3 +70,8 @@ def _check(quality: Quality, merged: Mapping[str, Any], path: Path) -> None:
     odd = f"NaN or Inf in row {quality.first_bad[0]:,}" if bad else unlike(quality.figures(), merged)
     if odd:
         raise LocalDataError(f"the rows of {path} are not those that were merged: {odd}", hint=_DAMAGED)
+
+
+def _articles(merged: Merged) -> Iterator[dict[str, Any]]:
+    with readable(merged.path):
+        yield from merged.articles()

@@ -5,11 +5,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from embmerge.atomic import disk_errors
 from embmerge.errors import ShardError, TruncatedShard
 from embmerge.pages import as_bytes, placed
 from embmerge.picklevalues import Raw
@@ -35,11 +37,12 @@ def addressable(file: BinaryIO, header: ShardHeader) -> Iterator[tuple[Any, Shar
         yield _in_rows(file, header)
         return
     with tempfile.TemporaryFile() as plain:
-        if bytes.__len__(raw):
-            plain.write(bytes(raw))
-        else:
-            _decode(file, raw, plain, header)
-        plain.flush()
+        with disk_errors(Path(tempfile.gettempdir())):
+            if bytes.__len__(raw):
+                plain.write(bytes(raw))
+            else:
+                _decode(file, raw, plain, header)
+            plain.flush()
         placed = replace(header.array, raw=Raw(b"", 0, plain.tell()))
         yield _in_rows(plain, replace(header, array=placed))
 
@@ -50,7 +53,8 @@ def _decode(file: BinaryIO, raw: Raw, plain: BinaryIO, header: ShardHeader) -> N
     left = raw.nbytes
     try:
         while left:
-            block = file.read(min(left, _BLOCK))
+            with _readable(header):
+                block = file.read(min(left, _BLOCK))
             if not block:
                 break
             left -= len(block)
@@ -133,10 +137,20 @@ def _in_rows(file: BinaryIO, header: ShardHeader) -> tuple[Any, ShardHeader]:
     return _Rows(file, header, raw.offset), replace(header, array=turned)
 
 
+@contextmanager
+def _readable(header: ShardHeader) -> Iterator[None]:
+    """Turn what the local disk says about a shard into a `ShardError`: it is not the fault of the disk written to."""
+    try:
+        yield
+    except OSError as error:
+        raise ShardError(f"cannot read {printable(header.name)}: {error.strerror}", hint="sync it again") from None
+
+
 def _fill(file: Any, offset: int, view: memoryview, header: ShardHeader) -> None:
     file.seek(offset)
     while view:
-        got = file.readinto(view)
+        with _readable(header):
+            got = file.readinto(view)
         if not got:
             raise TruncatedShard(f"{printable(header.name)} became shorter while it was read", hint="sync it again")
         view = view[got:]

@@ -1,3 +1,4 @@
+import errno
 import os
 import pickle
 import resource
@@ -10,6 +11,7 @@ from embmerge.convert import convert
 from embmerge.errors import DiskError, LocalDataError, UsageError
 from embmerge.events import RowsWritten, Saved, Saving
 from embmerge.mergedfile import SUFFIXES, open_merged
+from embmerge.mergedfile.pkl import PickleMerged
 from tests.mergedsets import articles_of, damage, metadata_of, rows_of, write_set
 
 
@@ -181,6 +183,31 @@ def test_a_disk_that_fills_up_leaves_the_old_output(tmp_path, there):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, former)
     assert contents(output.parent) == before
+
+
+@pytest.mark.parametrize("here", SUFFIXES)
+def test_a_source_that_the_disk_cannot_read_is_told_by_its_own_name(tmp_path, monkeypatch, here):
+    path = write_set(tmp_path / f"a{here}", rows_of())
+
+    def fails(*_args):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "preadv", fails)
+    with pytest.raises(LocalDataError, match=rf"^cannot read {path}: Input/output error$"):
+        convert(path, tmp_path / "b.pkl")
+    assert not list(tmp_path.glob("*b.pkl*"))
+
+
+def test_articles_that_the_disk_cannot_read_are_told_by_the_sources_name(tmp_path, monkeypatch):
+    path = write_set(tmp_path / "a.pkl", rows_of())
+
+    def fails(_merged):
+        yield articles_of(1)[0]
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(PickleMerged, "articles", fails)
+    with pytest.raises(LocalDataError, match=rf"^cannot read {path}: Input/output error$"):
+        convert(path, tmp_path / "b.npy")
 
 
 @pytest.mark.parametrize("name", ["folder.pkl", "x" * 300 + ".pkl"], ids=["folder", "long"])

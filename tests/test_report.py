@@ -1,5 +1,7 @@
 """The report against planted faults: figures and findings here, the page in a browser in test_report_page."""
 
+import errno
+import os
 import pickle
 
 import numpy as np
@@ -289,6 +291,17 @@ def test_the_file_itself_is_left_as_it_was(tmp_path):
     report(path)
     assert path.read_bytes() == before
     assert pickle.loads(before)["total_articles"] == ROWS
+
+
+def test_a_file_that_the_disk_cannot_read_is_named(tmp_path, monkeypatch):
+    path = merged(tmp_path, rows_of(count=50))
+
+    def fails(*_args):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "preadv", fails)
+    with pytest.raises(LocalDataError, match=rf"^cannot read {path}: Input/output error$"):
+        report(path)
 
 
 def test_a_page_that_no_file_can_be_is_told_before_anything_is_read(tmp_path):

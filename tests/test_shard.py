@@ -1,8 +1,11 @@
+import errno
 import io
+import os
 import pickle
 import warnings
 from collections import OrderedDict
 from datetime import date, datetime, time, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from embmerge import shardrows
-from embmerge.errors import LocalDataError, ShardError, TruncatedShard
+from embmerge.errors import DiskError, LocalDataError, ShardError, TruncatedShard
 from embmerge.shard import SHARD_NAME, local_shards, read_header
 from embmerge.shardrows import addressable, read_rows
 from tests.hostile import number, plain, shard
@@ -277,6 +280,33 @@ def test_a_shard_that_shrinks_while_it_is_read_is_noticed(tmp_path, order):
         file.truncate(5000)
         with addressable(file, header) as (plain, placed), pytest.raises(TruncatedShard, match="shorter"):
             read_rows(plain, placed, 0, 4000)
+
+
+class Failing(io.BytesIO):
+    """A file that the disk does not give back."""
+
+    def read(self, _size=-1):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    readinto = read
+
+
+@pytest.mark.parametrize(("protocol", "order"), [(2, "C"), (4, "C"), (4, "F")])
+def test_rows_that_the_disk_cannot_read_are_told_with_their_shard(protocol, order):
+    raw = dumped(shard_of(np.asarray(rows_of(3000, 8), order=order)), protocol)
+    header = header_of(raw)
+    with (
+        pytest.raises(ShardError, match=r"^cannot read cluster1_gpu0\.pkl: Input/output error$"),
+        addressable(Failing(raw), header) as (plain, placed),
+    ):
+        read_rows(plain, placed, 0, 3000)
+
+
+def test_a_full_disk_under_the_rows_that_are_written_out_is_told_by_its_folder(monkeypatch):
+    raw = dumped(shard_of(rows_of(3000, 8)), 2)
+    monkeypatch.setattr(shardrows.tempfile, "TemporaryFile", partial(Path("/dev/full").open, "r+b", buffering=0))
+    with pytest.raises(DiskError, match=f"^the disk is full: {shardrows.tempfile.gettempdir()} "):
+        rows_in(raw)
 
 
 def test_damaged_text_of_protocol_2_is_refused():

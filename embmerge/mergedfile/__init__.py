@@ -88,17 +88,24 @@ def open_writer(output: Path, rows: int, dim: int, dtype: "np.dtype[Any]") -> It
 
 def open_merged(path: Path) -> Merged:
     """The merged file at `path`; close it after use. Raises `LocalDataError` if it is none, or damaged."""
-    try:
+    with readable(path):
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise LocalDataError(f"{path} is no regular file", hint="name a merged file")
         if path.suffix not in SUFFIXES:
             path.stat()  # that it is not there is said before anything about its name
         merged: Merged = _format(path, 2)(path)
+    return merged
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what the local disk says about the merged file `path`, which is only read, into a `LocalDataError`."""
+    try:
+        yield
     except FileNotFoundError:
         raise LocalDataError(f"{path} does not exist", hint="make it with `invoke merge`, or name another") from None
     except OSError as error:
         raise LocalDataError(f"cannot read {path}: {error.strerror}", hint="name a merged file") from None
-    return merged
 
 
 def check_output(path: Path) -> Path:

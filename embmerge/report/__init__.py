@@ -13,7 +13,7 @@ import numpy as np
 from embmerge import atomic
 from embmerge.errors import LocalDataError, UsageError
 from embmerge.events import Observer, ignore
-from embmerge.mergedfile import open_merged
+from embmerge.mergedfile import open_merged, readable
 from embmerge.plaintext import printable
 from embmerge.quality import unlike
 from embmerge.report.neighbours import Neighbours, choose, neighbours
@@ -104,7 +104,7 @@ def examine(
 
     Raises `LocalDataError` (no merged file, one with too many columns, or no such article).
     """
-    with closing(open_merged(path)) as merged:
+    with readable(path), closing(open_merged(path)) as merged:
         if not merged.shape[0]:
             raise LocalDataError(f"{path} holds no rows")
         _check_width(merged.shape[1], len(merged.metadata["chunk_info"]), path)
