@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -316,6 +317,32 @@ def test_metadata_that_is_something_else_is_refused(tmp_path, document):
     (tmp_path / "set.json").write_bytes(document)
     with pytest.raises(LocalDataError, match=r"^set\.(json|npy): "):
         NpyMerged(path)
+
+
+def test_metadata_of_many_megabytes_is_refused_before_it_is_read(tmp_path):
+    path = written(tmp_path)
+    os.truncate(tmp_path / "set.json", 200 << 20)  # sparse
+    tracemalloc.start()
+    try:
+        with pytest.raises(LocalDataError, match=r"^set\.json: its metadata is longer than"):
+            NpyMerged(path)
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("harm", ["missing", "damaged", "of another file", "of something else"])
+def test_escapes_in_the_name_of_a_side_file_are_made_harmless(tmp_path, harm):
+    path, side = tmp_path / "s\x1b[2J.npy", tmp_path / "s\x1b[2J.json"
+    write_set(path, rows_of(5))
+    if harm == "missing":
+        side.unlink()
+    else:
+        side.write_text("[" if harm == "damaged" else "{}")
+    with pytest.raises((LocalDataError, UsageError)) as caught:
+        write_set(path, rows_of(5)) if harm == "of something else" else NpyMerged(path)
+    assert "s\\x1b[2J.json" in caught.value.message
+    assert caught.value.message.isprintable()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import contextlib
 import json
+import os
 
 import numpy as np
 import pytest
@@ -124,6 +125,32 @@ def test_a_header_of_something_else_is_refused(tmp_path, change):
     path = written(tmp_path)
     forge(path, change)
     with pytest.raises(LocalDataError, match=r"^set\.safetensors: its "):
+        SafetensorsMerged(path)
+
+
+def test_rows_that_end_beyond_the_file_are_refused_though_the_header_agrees(tmp_path):
+    path = written(tmp_path)
+    forge(
+        path,
+        lambda header: header.update(articles_jsonl={"dtype": "U8", "shape": [-9], "data_offsets": [48000, 47991]}),
+    )
+    os.truncate(path, 65_536 + 47_991)
+    with pytest.raises(LocalDataError, match=r"^set\.safetensors: its tensors are not"):
+        SafetensorsMerged(path)
+
+
+def test_fewer_rows_than_none_are_refused_though_all_agrees(tmp_path):
+    path = written(tmp_path)
+    tensors = path.stat().st_size - 65_536
+    forge(
+        path,
+        lambda header: header.update(
+            embeddings={"dtype": "F32", "shape": [-1, 24], "data_offsets": [0, -96]},
+            articles_jsonl={"dtype": "U8", "shape": [tensors + 96], "data_offsets": [-96, tensors]},
+            __metadata__={**header["__metadata__"], "total_articles": "-1"},
+        ),
+    )
+    with pytest.raises(LocalDataError, match=r"^set\.safetensors: its `embeddings` are no table"):
         SafetensorsMerged(path)
 
 
