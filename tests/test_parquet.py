@@ -2,6 +2,7 @@ import contextlib
 import json
 import subprocess
 import sys
+import tempfile
 
 import duckdb
 import numpy as np
@@ -75,6 +76,16 @@ def test_a_number_beyond_64_bits_makes_the_ids_text(tmp_path):
     assert list(ParquetMerged(written(tmp_path, articles=articles)).articles())[-1]["id"] == str(2**63)
 
 
+def test_all_numbers_of_64_bits_stay_numbers(tmp_path):
+    articles = [{"title": "", "id": key, "url": None} for key in (-(2**63), 0, 2**63 - 1)]
+    assert list(ParquetMerged(written(tmp_path, rows_of(3), articles)).articles()) == articles
+
+
+def test_an_article_without_an_id_has_none_among_texts_too(tmp_path):
+    articles = [{"title": "", "id": key, "url": None} for key in ("a", None, "b")]
+    assert list(ParquetMerged(written(tmp_path, rows_of(3), articles)).articles()) == articles
+
+
 def test_half_a_surrogate_pair_becomes_a_question_mark(tmp_path):
     merged = ParquetMerged(written(tmp_path, rows_of(1), [{"title": "\ud83d", "id": 1, "url": None}]))
     assert next(merged.articles())["title"] == "?"
@@ -102,6 +113,11 @@ def test_no_rows_at_all_are_a_file_too(tmp_path):
 
 def test_nothing_but_the_output_is_left(tmp_path):
     assert [written(tmp_path)] == list(tmp_path.iterdir())
+
+
+def test_rows_wait_on_the_disk_of_the_output(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
+    assert ParquetMerged(written(tmp_path)).shape == (500, 24)
 
 
 def test_a_write_that_fails_midway_leaves_the_old_file(tmp_path):

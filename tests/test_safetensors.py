@@ -57,6 +57,13 @@ def test_metadata_beyond_the_room_left_moves_the_tensors(tmp_path):
     assert sum(1 for _ in SafetensorsMerged(path).articles()) == 3000
 
 
+@pytest.mark.parametrize("shards", range(400, 404))
+def test_rows_that_were_moved_are_aligned_as_the_format_asks(tmp_path, shards):
+    length = int.from_bytes(written(tmp_path, rows_of(5), shards).read_bytes()[:8], "little")
+    assert length > 65_536
+    assert length % 8 == 0
+
+
 def test_more_metadata_than_a_reader_would_take_is_not_written(tmp_path):
     with pytest.raises(LocalDataError, match="metadata would be longer"):
         written(tmp_path, shards=20_000)
