@@ -4,7 +4,15 @@ import tracemalloc
 import pytest
 
 from embmerge.errors import LocalDataError
-from embmerge.mergedfile.jsontext import METADATA_LIMIT, check_metadata, dump, from_strings, load, to_strings
+from embmerge.mergedfile.jsontext import (
+    METADATA_LIMIT,
+    check_article,
+    check_metadata,
+    dump,
+    from_strings,
+    load,
+    to_strings,
+)
 from tests.mergedsets import metadata_of, rows_of
 
 
@@ -50,6 +58,65 @@ def test_a_document_of_containers_alone_costs_little(container):
 def test_values_that_are_not_plain_or_too_many_are_refused(value):
     with pytest.raises(LocalDataError, match=r"^x: its metadata holds more than plain values, or too many$"):
         check_metadata({**metadata_of(rows_of()), "more": value}, (500, 24), "x")
+
+
+@pytest.mark.parametrize("key", [2**127, -(2**127)])
+def test_an_id_that_a_pickle_has_no_room_for_is_refused(key):
+    with pytest.raises(LocalDataError, match=r"^x: article 7 is not a title, an id and a url$"):
+        check_article({"title": "t", "id": key, "url": None}, "x", 7)
+
+
+@pytest.mark.parametrize("dim", [0, 1 << 24])
+def test_rows_of_no_columns_or_of_more_than_any_model_has_are_refused(dim):
+    with pytest.raises(LocalDataError, match=r"^x: its metadata does not speak of 3 rows of "):
+        check_metadata({**metadata_of(rows_of(3)), "embedding_dim": dim}, (3, dim), "x")
+
+
+def test_rows_may_have_as_many_columns_as_a_shards():
+    check_metadata({**metadata_of(rows_of(3)), "embedding_dim": (1 << 24) - 1}, (3, (1 << 24) - 1), "x")
+
+
+def test_metadata_that_no_reader_would_take_is_not_written():
+    for write in (dump, to_strings):
+        with pytest.raises(LocalDataError, match="metadata would be longer than") as caught:
+            write({"more": "x" * METADATA_LIMIT})
+        assert ".pkl" in caught.value.hint
+
+
+def test_metadata_beyond_the_limit_is_refused_though_it_is_fine_otherwise():
+    with pytest.raises(LocalDataError, match=r"^x: its metadata is longer than 1,572,864 bytes$"):
+        load(b"{}" + b" " * METADATA_LIMIT, "x")
+    with pytest.raises(LocalDataError, match=r"^x: its metadata is longer than 1,572,864 bytes$"):
+        from_strings({"model": "x" * METADATA_LIMIT, "timestamp": "y"}, "x")
+
+
+def test_long_texts_count_as_too_many_values():
+    with pytest.raises(LocalDataError, match=r"^x: its metadata holds more than plain values, or too many$"):
+        check_metadata({**metadata_of(rows_of(3)), "more": ["x" * (2 << 20)] * 3}, (3, 24), "x")
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("quality_metrics", "has_nan", 0),
+        ("quality_metrics", "has_inf", "no"),
+        ("quality_metrics", "zero_rows", 1.0),
+        ("quality_metrics", "dtype", 4),
+        ("chunk_info", "rate", "1"),
+        ("chunk_info", "processing_time", True),
+        ("chunk_info", "nbytes", "1"),
+        ("chunk_info", "mtime", 1.5),
+        ("chunk_info", "cluster", 1),
+        ("chunk_info", "filepath", 1),
+        ("chunk_info", "sha256", [0]),
+    ],
+)
+def test_a_field_of_another_type_is_named(part, field, value):
+    metadata = metadata_of(rows_of(3), shards=1)
+    entry = metadata[part] if part == "quality_metrics" else metadata[part][0]
+    entry[field] = value
+    with pytest.raises(LocalDataError, match=rf"^x: its metadata has a {field} of another type$"):
+        check_metadata(metadata, (3, 24), "x")
 
 
 def test_a_name_with_terminal_escapes_is_shown_harmlessly():

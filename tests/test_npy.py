@@ -66,6 +66,13 @@ def test_half_a_surrogate_pair_in_a_title_survives(tmp_path):
     assert list(merged.articles()) == articles
 
 
+def test_the_longest_texts_and_number_that_merge_takes_survive(tmp_path):
+    text = "\0" * 65_536  # six times as long in JSON
+    articles = [{"title": text, "id": text, "url": text}, {"title": text, "id": 2**127 - 1, "url": None}]
+    merged = NpyMerged(write_set(tmp_path / "set.npy", rows_of(2), articles))
+    assert list(merged.articles()) == articles
+
+
 def test_no_rows_at_all_are_a_set_too(tmp_path):
     assert np.load(written(tmp_path, rows_of(0)), mmap_mode=None).shape == (0, 24)
 

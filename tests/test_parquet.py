@@ -14,6 +14,8 @@ import pytest
 from embmerge.errors import LocalDataError
 from embmerge.mergedfile.jsontext import to_strings
 from embmerge.mergedfile.parquet import ParquetMerged
+from embmerge.mergedfile.parquetpages import pages, read_footer
+from embmerge.mergedfile.thrift import read_struct
 from tests.mergedsets import articles_of, metadata_of, rows_of, write_set
 
 
@@ -236,6 +238,178 @@ def test_a_forged_footer_length_is_refused(tmp_path, length):
     path = written(tmp_path)
     path.write_bytes(path.read_bytes()[:-8] + length.to_bytes(4, "little") + b"PAR1")
     with pytest.raises(LocalDataError, match=r"^set\.parquet: it is "):
+        ParquetMerged(path)
+
+
+def varint(number):
+    return bytes((number,)) if number < 128 else bytes((number & 127 | 128,)) + varint(number >> 7)
+
+
+def thrift(value):
+    """(kind, opcodes) of a value in Thrift's compact protocol, as `read_struct` gives it; every number has 64 bits."""
+    if isinstance(value, bool):
+        return (1 if value else 2), b""
+    if isinstance(value, int):
+        return 6, varint(2 * value if value >= 0 else -2 * value - 1)
+    if isinstance(value, bytes):
+        return 8, varint(len(value)) + value
+    if isinstance(value, list):
+        items = [thrift(each) for each in value]
+        return 9, bytes((0xF0 | (items[0][0] if items else 12),)) + varint(len(items)) + b"".join(i[1] for i in items)
+    fields = ((key, *thrift(each)) for key, each in value.items())
+    return 12, b"".join(bytes((kind,)) + thrift(key)[1] + opcodes for key, kind, opcodes in fields) + b"\0"
+
+
+def forge(path, change):
+    """Let `change` edit the footer, as a dict by field number, in place."""
+    content = path.read_bytes()
+    at = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    footer, _ = read_struct(content[at:])
+    change(footer)
+    new = thrift(footer)[1]
+    path.write_bytes(content[:at] + new + len(new).to_bytes(4, "little") + b"PAR1")
+
+
+def forge_page(path, column, change, before=b""):
+    """Let `change` edit the header of a column's first page, in a copy of it behind the others and `before`."""
+    content = path.read_bytes()
+    at = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    chunk = read_struct(content[at:])[0][4][0][1][column][3]
+    pages = content[chunk[9] : chunk[9] + chunk[7]]
+    header, length = read_struct(pages)
+    change(header)
+    new = before + thrift(header)[1] + pages[length:]
+    path.write_bytes(content[:at] + new + content[at:])
+    forge(path, lambda footer: footer[4][0][1][column][3].update({6: len(new), 7: len(new), 9: at}))
+
+
+def chunk_of(footer, column=3):
+    return footer[4][0][1][column][3]
+
+
+def claim_rows(footer, count):
+    """Have the footer speak of `count` rows wherever it does."""
+    footer[3] = footer[4][0][3] = count
+    for column in range(4):
+        chunk_of(footer, column)[5] = count * (24 if column == 3 else 1)
+    (said,) = [pair for pair in footer[5] if pair[1] == b"total_articles"]
+    said[2] = str(count).encode()
+
+
+FOOTERS = {
+    "more rows than its groups": lambda f: f.update({3: 501}),
+    "a group of many rows": lambda f: claim_rows(f, 1 << 17),
+    "fewer rows than none": lambda f: claim_rows(f, -1),
+    "a compressed column": lambda f: chunk_of(f).update({4: 1}),
+    "a column that would unfold": lambda f: chunk_of(f).update({6: chunk_of(f)[7] + 1}),
+    "a dictionary": lambda f: chunk_of(f).update({11: 4}),
+    "a column of another kind": lambda f: chunk_of(f).update({1: 5}),
+    "a column beyond the end": lambda f: chunk_of(f).update({9: 10**6}),
+    "a column before the beginning": lambda f: chunk_of(f).update({9: -4}),
+    "a column that ends beyond the end": lambda f: chunk_of(f).update({6: 10**6, 7: 10**6}),
+    "a column of less than nothing": lambda f: chunk_of(f).update({6: -1, 7: -1}),
+    "a column that begins at a text": lambda f: chunk_of(f).update({9: b"4"}),
+    "a group without a column": lambda f: f[4][0][1].pop(),
+    "a column that is not as long": lambda f: chunk_of(f, 2).update({5: 499}),
+}
+
+
+@pytest.mark.parametrize("change", FOOTERS.values(), ids=FOOTERS)
+def test_a_forged_footer_is_refused_at_once(tmp_path, change):
+    path = written(tmp_path)
+    forge(path, change)
+    with pytest.raises(LocalDataError, match=r"^set\.parquet: it is not a \.parquet file as merge writes it"):
+        ParquetMerged(path)
+
+
+def read_all(path):
+    with contextlib.closing(ParquetMerged(path)) as merged:
+        return merged.rows(0, 500).tobytes(), list(merged.articles())
+
+
+def test_the_footer_and_the_page_that_forged_ones_are_made_of_are_fine(tmp_path):
+    path = written(tmp_path)
+    expected = read_all(path)
+    forge(path, lambda _footer: None)
+    for column in range(4):
+        forge_page(path, column, lambda _header: None)
+    assert read_all(path) == expected
+
+
+PAGES = {
+    "of another type": lambda h: h.update({1: 2}),
+    "that would unfold": lambda h: h.update({2: h[2] + 1}),
+    "that is said to be packed": lambda h: h.update({3: h[3] - 1}),
+    "of places in a dictionary": lambda h: h[5].update({2: 8}),
+    "of other levels": lambda h: h[5].update({3: 4}),
+    "of levels that are other ones": lambda h: h[5].update({4: 4}),
+    "of more values than the column has": lambda h: h[5].update({1: h[5][1] + 24}),
+    "of fewer values than the column has": lambda h: h[5].update({1: h[5][1] - 24}),
+    "of less than no values": lambda h: h[5].update({1: -24}),
+    "that is longer than the column": lambda h: h.update({2: h[2] + 8, 3: h[3] + 8}),
+    "that is shorter than the column": lambda h: h.update({2: h[2] - 8, 3: h[3] - 8}),
+    "of less than nothing": lambda h: h.update({2: -8, 3: -8}),
+    "without a size": lambda h: h.pop(3),
+}
+
+
+@pytest.mark.parametrize("column", [0, 1, 3], ids=["titles", "ids", "rows"])
+@pytest.mark.parametrize("change", PAGES.values(), ids=PAGES)
+def test_a_forged_page_is_refused(tmp_path, column, change):
+    path = written(tmp_path)
+    forge_page(path, column, change)
+    with pytest.raises(LocalDataError, match=r"^set\.parquet: it is not a \.parquet file as merge writes it"):
+        read_all(path)
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_vectors_that_do_not_fill_their_page_are_refused(tmp_path, change):
+    path = written(tmp_path)
+    with path.open("rb") as file:
+        page = next(pages(file, read_footer(file, 1 << 20).groups[0][1][3]))
+    content = bytearray(path.read_bytes())
+    first = int.from_bytes(content[page.start : page.start + 4], "little")
+    levels = page.start + 4 + first  # the length of the second ones, behind which the floats begin
+    content[levels] += change
+    path.write_bytes(content)
+    with pytest.raises(LocalDataError, match="a page of vectors is not as large as they are"):
+        read_all(path)
+
+
+def test_a_title_that_ends_beyond_its_page_is_refused(tmp_path):
+    path = written(tmp_path)
+    last = numbered()[-1]["title"].encode()
+    content = path.read_bytes()
+    assert content.count(len(last).to_bytes(4, "little") + last) == 1
+    path.write_bytes(content.replace(len(last).to_bytes(4, "little") + last, b"\xff\0\0\0" + last))
+    with pytest.raises(LocalDataError, match="a text is cut short"):
+        read_all(path)
+
+
+def test_pages_of_nothing_that_only_cost_time_are_refused(tmp_path):
+    path = written(tmp_path)
+    nothing = thrift({1: 0, 2: 0, 3: 0, 5: {1: 0, 2: 0, 3: 3, 4: 3}})[1]
+    forge_page(path, 0, lambda _header: None, nothing * 100)
+    with pytest.raises(LocalDataError, match=r"^set\.parquet: it is not a \.parquet file as merge writes it"):
+        read_all(path)
+
+
+def test_a_page_of_many_megabytes_is_refused(tmp_path):
+    path = written(tmp_path)
+    content = path.read_bytes()
+    at = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    page = thrift({1: 0, 2: 17 << 20, 3: 17 << 20, 5: {1: 500, 2: 0, 3: 3, 4: 3}})[1] + bytes(17 << 20)
+    path.write_bytes(content[:at] + page + content[at:])
+    forge(path, lambda footer: chunk_of(footer, 0).update({6: len(page), 7: len(page), 9: at}))
+    with pytest.raises(LocalDataError, match="a number is not what it can be"):
+        read_all(path)
+
+
+@pytest.mark.parametrize("magic", [b"PARE", b"PAR2", b"\0\0\0\0"])
+def test_a_file_that_ends_otherwise_is_refused(tmp_path, magic):
+    path = written(tmp_path)
+    path.write_bytes(path.read_bytes()[:-4] + magic)
+    with pytest.raises(LocalDataError, match="it is cut short, or its footer is too long"):
         ParquetMerged(path)
 
 
