@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +127,60 @@ def test_json_stays_one_document_after_an_error():
         "hint": "run invoke sync",
         "exit_code": 5,
     }
+
+
+def test_json_says_which_error_came_first():
+    out, err = streams()
+    with Console.choose(json=True, out=out, err=err) as console:
+        console.error(LocalDataError("no such shard"))
+        console.error(ConnectError("connection refused"))
+    assert json.loads(out.getvalue())["error"]["message"] == "no such shard"
+
+
+def test_json_on_a_terminal_is_no_more_than_ascii():
+    out, err = streams()
+    with Console.choose(json=True, out=out, err=err) as console:
+        console.show({"title": "\x9b2J \u202e \x1b]0;x\x07 東京"}, key="article")
+    assert out.getvalue().isascii()
+    assert out.getvalue().replace("\n", "").isprintable()
+
+
+def test_quiet_says_nothing_more_of_a_result_after_an_error():
+    out, err = streams()
+    with Console.choose(quiet=True, out=out, err=err) as console:
+        console.show(CountResult(5, Path("x")))
+        console.error(LocalDataError("no such shard"))
+    assert (out.getvalue(), err.getvalue()) == ("", "Error: no such shard\n")
+
+
+def test_an_error_is_printed_once():
+    out, err = streams()
+    console = Console(PlainScreen(out, err))
+    console.error(LocalDataError("no such shard"))
+    console.error(LocalDataError("no such shard"))
+    assert err.getvalue() == "Error: no such shard\n"
+
+
+def test_quiet_tells_which_rung_breaks():
+    out, err = streams()
+    with Console.choose(quiet=True, out=out, err=err) as console:
+        console(e.Checked("TCP", ok=True, text="reached"))
+        console(e.Checked("login", ok=False, text="refused"))
+    assert out.getvalue() == ""
+    assert "✗ login: refused" in err.getvalue()
+    assert "TCP" not in err.getvalue()
+
+
+def test_what_a_result_does_not_show_of_itself_is_in_no_document():
+    @dataclass(frozen=True)
+    class HiddenResult:
+        rows: int
+        place: int = field(default=7, repr=False)
+
+    out, err = streams()
+    with Console.choose(json=True, out=out, err=err) as console:
+        console.show(HiddenResult(5))
+    assert json.loads(out.getvalue())["hidden"] == {"rows": 5}
 
 
 def test_json_stays_one_document_after_a_bug():

@@ -3,6 +3,8 @@
 import io
 from pathlib import Path
 
+import pytest
+
 from embmerge import events as e
 from embmerge.console.console import Console
 from embmerge.console.screen import PlainScreen, shown, speaks_utf8
@@ -124,6 +126,29 @@ def test_what_waits_for_workers_says_how_far_they_are():
 def test_escapes_in_a_name_reach_no_terminal():
     seen = printed(e.ShardLoaded("\x1b[2Jcluster1_gpu0.pkl\n", 1, 1, 5, 2))
     assert seen == ["  [1/1] \\x1b[2Jcluster1_gpu0.pkl\\n... ✓ (5 items, dim=2)"]
+
+
+EVIL = "/\x1b[2J\x9b1m\u202e\n"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        e.Connecting("tensor01", EVIL, EVIL),
+        e.Connected("tensor01", EVIL),
+        e.ShardsFound("tensor01", 8, 5, EVIL),
+        e.Waiting("tensor01", EVIL, 5, 9, 60.0),
+        e.ShardSkipped("tensor01", EVIL, 1, 8, 5),
+        e.ShardStarted("tensor01", EVIL, 1, 8, 5, resumed=3),
+        e.ShardFetched("tensor01", EVIL, 1, 8, 5, seconds=1.0),
+        e.ShardFailed("tensor01", EVIL, 1, 8, 5, message="gone"),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+def test_escapes_from_a_server_reach_no_terminal(event):
+    seen = printed(e.SyncStarted("tensor01", Path("x")), event, e.SyncStarted("tensor01", Path("x")))
+    assert len(seen) > 4
+    assert all(line.isprintable() for line in seen)
 
 
 def test_details_are_for_the_verbose_only():

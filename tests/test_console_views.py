@@ -1,6 +1,6 @@
 """What results look like: a survey's tables and verdict, an inspection's fields, doctor's last word."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -145,6 +145,11 @@ def test_names_from_a_server_carry_no_escapes():
     assert all(line.isprintable() for line in lines)
 
 
+def test_names_of_files_that_are_no_shards_carry_no_escapes_either():
+    evil = Finding(file("\x1b]0;x\x07\n.pkl"), None, "odd", "it is a list")
+    assert all(line.isprintable() for line in shown(evil, checkpoints=(file("\x9b_checkpoint_5.pkl"),)))
+
+
 SHARD = ShardInspection(
     path=Path("embeddings/cluster1_gpu0.pkl"),
     kind="shard",
@@ -206,6 +211,44 @@ def test_a_merged_file_of_foreign_making_is_shown_as_far_as_it_goes():
     assert "  Model: \\x1b[31mred" in lines
     assert "  has nan: no" in lines
     assert lines[-2].split()[:4] == ["cluster0_gpu0.pkl", "0", "-", "?"]
+
+
+EVIL = "a/\x1b[2J\x9b1m\u202e\n"
+
+
+@pytest.mark.parametrize("width", [None, 80, 200])
+def test_nothing_of_a_merged_file_acts_on_the_terminal(width):
+    found = MergedInspection(
+        path=Path("m.pkl"),
+        kind="merged",
+        nbytes=9,
+        shape=(2, 2),
+        dtype="float32",
+        model=EVIL,
+        timestamp=EVIL,
+        first_article={"title": EVIL, "id": EVIL, "url": EVIL},
+        quality={EVIL: EVIL, "mean_norm": EVIL},
+        sources=({"filepath": EVIL, "cluster": EVIL, "timestamp": EVIL, "sha256": EVIL, "mean_norm": EVIL},) * 2,
+    )
+    assert all(line.isprintable() for line in render(found, width))
+
+
+def test_nothing_of_an_articles_file_acts_on_the_terminal():
+    found = ArticlesInspection(Path("w.pkl"), "articles", 9, 1, {"title": EVIL, "id": EVIL, "url": EVIL})
+    assert all(line.isprintable() for line in render(found, 80))
+
+
+@pytest.mark.parametrize(("ok", "mark"), [(True, "✓"), (False, "✗")])
+def test_a_reports_last_line_is_its_verdict(ok, mark):
+    @dataclass(frozen=True)
+    class Report:
+        path: Path = Path("m.pkl")
+        output: Path = Path("m.report.html")
+        findings: tuple[str, ...] = ()
+        verdict: str = "Usable"
+        ok: bool = True
+
+    assert render(Report(ok=ok), 80) == ["REPORT ON m.pkl", "Page: m.report.html", f"{mark} Usable"]
 
 
 def test_a_merges_verdict_says_where_and_what():
