@@ -11,7 +11,7 @@ from embmerge.errors import DiskError, LocalDataError, UsageError
 from embmerge.events import RowsMeasured
 from embmerge.mergedfile import open_writer
 from embmerge.report import examine, figures, report
-from tests.mergedsets import articles_of, damage, metadata_of
+from tests.mergedsets import articles_of, damage, metadata_of, write_set
 
 ROWS, DIM, SHARDS = 1200, 24, 6
 
@@ -87,6 +87,26 @@ def test_a_planted_duplicate_is_found_with_both_rows(tmp_path):
     assert "equal to an earlier one" in texts(done, "warning")
 
 
+def test_what_somebody_should_look_at_does_not_speak_against_the_file(tmp_path):
+    rows = rows_of()
+    rows[900] = rows[33]
+    done = examine(merged(tmp_path, rows))
+    assert [finding.severity for finding in done.findings] == ["warning"]
+    assert done.ok
+    assert done.verdict.startswith("Usable, but look at 1 finding")
+
+
+def test_all_bad_rows_are_counted_though_few_are_listed(tmp_path):
+    rows = rows_of()
+    rows[100:130] = np.nan
+    rows[300:330] = 0
+    done = examine(merged(tmp_path, rows))
+    s = done.statistics
+    assert (s.nan_count, s.nan_rows) == (30, tuple(range(100, 120)))
+    assert (s.zero_count, s.zero_rows) == (30, tuple(range(300, 320)))
+    assert texts(done, "error").count(" and 27 more") == 2
+
+
 def test_an_odd_shard_stands_out_by_its_norms(tmp_path):
     rows = rows_of()
     rows[400:600] *= 1.5
@@ -111,6 +131,12 @@ def test_each_repeated_shard_is_named_with_the_first_of_its_group(tmp_path):
     rows[400:600] = rows[800:1000] = rows[0:200]
     rows[1000:] = rows[200:400]
     assert examine(merged(tmp_path, rows)).statistics.alike_shards == ((0, 2), (0, 4), (1, 5))
+
+
+def test_shards_that_share_a_few_rows_are_not_taken_for_the_same(tmp_path):
+    rows = rows_of()
+    rows[200:250] = rows[0:50]
+    assert examine(merged(tmp_path, rows)).statistics.alike_shards == ()
 
 
 def test_shards_of_zeros_are_not_taken_for_the_same(tmp_path):
@@ -187,6 +213,18 @@ def test_a_row_with_a_far_norm_is_an_outlier(tmp_path):
     assert "unlike the others" not in texts(done)  # one row does not make its shard an odd one
 
 
+def test_rows_of_zeros_are_no_outliers(tmp_path):
+    rows = rows_of() + 100
+    rows[[3, 4, 5]] = 0
+    assert examine(merged(tmp_path, rows)).statistics.outlier_count == 0
+
+
+def test_one_unit_vector_makes_no_model_of_them(tmp_path):
+    rows = rows_of()
+    rows[7] /= np.linalg.norm(rows[7])
+    assert not examine(merged(tmp_path, rows)).statistics.unit_norm
+
+
 def test_unit_norm_models_are_recognised(tmp_path):
     rows = rows_of()
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -250,6 +288,20 @@ def test_neighbours_are_the_nearest_by_cosine_over_all_rows(tmp_path):
     assert [row for row, _, _ in done.neighbours[0].nearest] == expected
 
 
+def test_of_few_articles_each_has_the_others_as_neighbours(tmp_path):
+    done = examine(merged(tmp_path, rows_of(count=4), shards=1))
+    assert [{row for row, _, _ in each.nearest} for each in done.neighbours] == [{0, 1, 2, 3} - {n} for n in range(4)]
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_article_whose_row_is_nan_has_no_neighbours_and_is_none(tmp_path):
+    rows = rows_of(count=5)
+    rows[2, 3] = np.nan
+    nearest = {each.row: each.nearest for each in examine(merged(tmp_path, rows, shards=1)).neighbours}
+    assert nearest[2] == ()
+    assert all(np.isfinite(cosine) for each in nearest.values() for _, _, cosine in each)
+
+
 def test_an_unknown_article_is_an_error_that_suggests_similar_titles(tmp_path):
     with pytest.raises(LocalDataError) as caught:
         examine(merged(tmp_path, rows_of()), article=articles_of(ROWS)[0]["title"] + "x")
@@ -283,6 +335,59 @@ def test_rows_are_told_as_they_are_measured(tmp_path):
 @pytest.mark.parametrize("name", ["m.npy", "m.safetensors", "m.parquet"])
 def test_every_format_can_be_reported_on(tmp_path, name):
     assert examine(merged(tmp_path, rows_of(count=100), name=name)).statistics.shape == (100, DIM)
+
+
+def test_a_file_without_rows_is_refused(tmp_path):
+    with pytest.raises(LocalDataError, match=r"m\.pkl holds no rows$"):
+        examine(merged(tmp_path, rows_of(count=0), shards=1))
+
+
+def described(tmp_path, rows, articles=None, **chunk):
+    """A merged file whose one shard says `chunk`."""
+    metadata = metadata_of(rows, 1)
+    metadata["chunk_info"][0] |= chunk
+    return write_set(tmp_path / "m.pkl", rows, articles, metadata | {"model": EVIL, "timestamp": EVIL})
+
+
+EVIL = "<img src=x>\"'\x1b[2J\x9b\u202e\n"
+
+
+def test_no_text_of_a_file_acts_on_a_terminal_or_is_markup(tmp_path):
+    rows = rows_of()
+    rows[5], rows[6], rows[7], rows[900] = np.nan, 0, rows[7] * 100, rows[33]
+    articles = [{"title": EVIL, "id": EVIL, "url": EVIL}] * ROWS
+    chunk = dict.fromkeys(("filepath", "cluster", "timestamp", "sha256"), EVIL)
+    done = report(described(tmp_path, rows, articles, **chunk))
+    assert len(done.findings) >= 4
+    assert all(finding.text.isprintable() for finding in done.findings)
+    page = done.output.read_text()
+    assert "<img src=x" not in page
+    assert page.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(("start", "end"), [(None, 60), (0, None)])
+def test_a_shard_without_a_range_is_refused(tmp_path, start, end):
+    with pytest.raises(LocalDataError, match="its chunk_info has no row ranges"):
+        examine(described(tmp_path, rows_of(count=60), start_index=start, end_index=end))
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        {"mtime": -1},
+        {"mtime": 253_402_300_800},
+        {"mtime": 1 << 100},
+        {"nbytes": 1 << 100},
+        {"nbytes": -5},
+        {"rate": float("nan")},
+        {"start_index": 50, "end_index": 1 << 100},
+        {"start_index": 1 << 99, "end_index": 1 << 100},
+        {"cluster": None, "cluster_id": 1 << 100, "filepath": None},
+    ],
+    ids=str,
+)
+def test_a_shard_may_say_odd_things_of_itself(tmp_path, chunk):
+    assert report(described(tmp_path, rows_of(count=60), **chunk)).ok
 
 
 def test_the_file_itself_is_left_as_it_was(tmp_path):
