@@ -229,6 +229,36 @@ def test_a_checkpoint_may_hold_fewer_rows_than_its_range():
         header_of(raw)
 
 
+def test_a_checkpoint_holds_no_more_rows_than_its_range():
+    raw = dumped(shard_of(rows_of(40), end_index=10))
+    with pytest.raises(ShardError, match="covers rows 0 - 10, which are 10, but it holds 40"):
+        header_of(raw, prefix=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [(310, 310.0), (float("nan"), None), (float("inf"), None), (-1e301, None), (10**400, None), ("310", None)],
+    ids=lambda value: str(value)[:9],
+)
+def test_a_figure_is_a_float_that_is_of_use_or_none(said, kept):
+    header = header_of(dumped(shard_of(rows_of(), rate=said, processing_time=said)))
+    assert (header.rate, header.processing_time) == (kept, kept)
+    assert type(header.rate) in {float, type(None)}
+
+
+def test_texts_of_a_shard_are_short_and_act_on_no_terminal():
+    evil = "\x1b[2J\x9b\u202e\n" * 100
+    header = header_of(dumped(shard_of(rows_of(), model=evil, timestamp=evil)))
+    assert (len(header.model), len(header.timestamp)) == (200, 200)
+    assert (header.model + header.timestamp).isprintable()
+
+
+def test_a_header_is_read_from_the_beginning_wherever_the_file_stands():
+    file = io.BytesIO(dumped(shard_of(rows_of(40))))
+    nbytes = file.seek(0, io.SEEK_END)
+    assert read_header(file, nbytes, NAME).rows == 40
+
+
 def test_rows_that_disagree_with_the_range_are_named():
     with pytest.raises(ShardError, match=r"covers rows 0 - 41, which are 41, but it holds 40"):
         header_of(dumped(shard_of(rows_of(40), end_index=41)))
@@ -244,6 +274,9 @@ def test_rows_that_disagree_with_the_range_are_named():
         ({"start_index": -1}, "start_index"),
         ({"cluster_id": "1"}, "its 'cluster_id' is '1', not a whole number"),
         ({"cluster_id": -1}, "its 'cluster_id' is -1, not a whole number"),
+        ({"gpu_id": 1 << 40}, "its 'gpu_id' is 1099511627776, not a whole number"),
+        ({"start_index": 1 << 40, "end_index": (1 << 40) + 40}, "its 'start_index' is 1099511627776"),
+        ({"embeddings": np.zeros((40, 0), "f4")}, r"the shape \(40, 0\), not \(rows, dim\)"),
         ({"titles": ["t"] * 210_000}, "too much beside arrays"),
         ({"extra": Path("x")}, "pathlib"),
     ],
@@ -314,6 +347,15 @@ def test_damaged_text_of_protocol_2_is_refused():
     middle = len(raw) // 2
     with pytest.raises(ShardError, match="damaged"):
         rows_in(raw[:middle] + b"\xff\xff" + raw[middle + 2 :])
+
+
+@pytest.mark.parametrize("character", ["x", "é"], ids=["more", "fewer"])
+def test_text_of_protocol_2_that_is_another_number_of_bytes_than_the_rows_is_refused(character):
+    raw = dumped(shard_of(rows_of(3000, 8)), 2)
+    at, nbytes = header_of(raw).array.raw.offset, header_of(raw).array.raw.nbytes
+    content = (character * nbytes).encode()[: nbytes // 2 * 2].ljust(nbytes, b"x")
+    with pytest.raises(ShardError, match="its rows, stored as text, are damaged"):
+        rows_in(raw[:at] + content + raw[at + nbytes :])
 
 
 def test_reading_rows_warns_of_nothing():
