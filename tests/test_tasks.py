@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from embmerge.demo.dataset import Size
 from embmerge.mergedfile import open_writer
 from tests.mergedsets import articles_of, metadata_of
 from tests.servers import free_port
+from tests.shards import make_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRETS = ("password", "passphrase")
@@ -63,6 +65,11 @@ def test_full_makes_the_file_that_concatenate_would(place, done):
     shards = [pickle.loads(path.read_bytes()) for path in (place / "embeddings").glob("cluster*.pkl")]
     shards.sort(key=lambda shard: shard["start_index"])
     assert np.array_equal(merged["embeddings"], np.concatenate([shard["embeddings"] for shard in shards])[:400])
+
+
+def test_the_merged_file_says_which_cluster_each_shard_came_from(place, done):
+    merged = pickle.loads((place / "merged/all.pkl").read_bytes())
+    assert [chunk["cluster"] for chunk in merged["chunk_info"]] == ["tensor01"] * 4 + ["tensor02"] * 4
 
 
 def test_full_ends_with_the_next_command_and_the_persons_own_path(done):
@@ -312,3 +319,48 @@ def test_a_folder_that_cannot_be_made_is_a_disk_error(corner):
     ran = invoke(corner, "demo", "--folder", "file/demo")
     assert ran.returncode == 6
     assert "file/demo" in ran.stderr
+
+
+@pytest.fixture
+def local(corner):
+    """Shards and articles that are here already, with three rows too many."""
+    make_dataset(corner, 60, 6, 2, extra=3)
+    return corner
+
+
+def test_a_merge_converts_to_the_dtype_that_was_asked_for(local):
+    ran = invoke(local, "merge", "--articles", "a.pkl", "--output", "m.pkl", "--dtype", "float64", root=local)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert pickle.loads((local / "m.pkl").read_bytes())["embeddings"].dtype == np.float64
+
+
+def test_a_merge_leaves_out_no_more_rows_than_are_set(local):
+    (local / "invoke.yaml").write_text("embmerge:\n  max_extra_rows: 2\n")
+    ran = invoke(local, "merge", "--articles", "a.pkl", "--output", "m.pkl", root=local)
+    assert (ran.returncode, "3 more than there are articles" in ran.stderr) == (5, True)
+    assert not list(local.glob("*m.pkl*"))
+
+
+STOPPED = """
+import os, signal, sys
+from invoke import Config, Context, Exit
+from tasks import session
+
+number = int(sys.argv[1])
+before = signal.getsignal(number)
+try:
+    with session(Context(Config()), {"json": False, "quiet": False, "verbose": False}) as s:
+        os.kill(os.getpid(), number)
+        s.stop.wait(10)
+except Exit as end:
+    print(end.code, s.stop.is_set(), signal.getsignal(number) is before)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_task_in_one_line_and_with_its_own_code(number, code):
+    ran = subprocess.run(
+        [sys.executable, "-c", STOPPED, str(int(number))], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ran.stdout == f"{code} True True\n"
+    assert ran.stderr == "Stopped; nothing is half-written\n  run the same command again to go on\n"
