@@ -437,6 +437,8 @@ def _tricks():
         "bytes of bytes with a codec",
         shard(embeddings=array(raw=call("builtins bytes", raw + text("latin1") + b"\x86"))),
     )
+    yield "a start that is a number of 5,000 bytes", shard(start_index=b"\x8b\x88\x13\0\0" + b"\x7f" * 5000)
+    yield "protocol 6", b"\x80\6" + shard()[2:]
     scalar = "numpy.core.multiarray scalar"
     swapped = b"cnumpy\ndtype\n" + text("i4") + b"\x89\x88\x87R" + state("|")
     yield "scalar of no order", shard(cluster_id=call(scalar, swapped + b"C\4\5\0\0\0\x86"))
