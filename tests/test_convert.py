@@ -170,13 +170,15 @@ def test_a_source_with_damaged_articles_leaves_the_old_output(tmp_path, there):
     assert contents(target) == before
 
 
+@pytest.mark.parametrize("limit", [40_000, 60_000], ids=["at the rows", "at the articles"])  # the rows take 48,000
 @pytest.mark.parametrize("there", SUFFIXES)
-def test_a_disk_that_fills_up_leaves_the_old_output(tmp_path, there):
-    path = write_set(tmp_path / "source" / "a.pkl", rows_of())
+def test_a_disk_that_fills_up_leaves_the_old_output(tmp_path, there, limit):
+    articles = [{**article, "url": "u" * 90} for article in articles_of()]
+    path = write_set(tmp_path / "source" / "a.pkl", rows_of(), articles)
     output = write_set(tmp_path / "target" / f"b{there}", rows_of(7))
     before = contents(output.parent)
     former = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, former[1]))  # less than the rows need
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, former[1]))
     try:
         with pytest.raises(DiskError, match="the disk is full"):
             convert(path, output)

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import os
 import pickle
@@ -475,6 +476,34 @@ def test_whoever_reads_the_old_file_goes_on_reading_it(tmp_path, suffix):
     with output.open("rb") as held:
         merge(shards, articles, output)
         assert held.read() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "the disk is full: "),
+        (errno.EDQUOT, "the disk is full: "),
+        (errno.EFBIG, "the disk is full: "),
+        (errno.EIO, "cannot write "),
+        (errno.EROFS, "cannot write "),
+    ],
+)
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_disk_that_does_not_keep_the_new_file_is_told_and_the_old_one_stays(
+    tmp_path, monkeypatch, suffix, number, said
+):
+    shards, articles, _ = make_dataset(tmp_path / "in", 60, 5, 3)
+    output = merge(shards, articles, tmp_path / "out" / f"m{suffix}").output
+    before = {path.name: path.read_bytes() for path in output.parent.iterdir()}
+
+    def fails(_file):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(DiskError, match=f"^{said}{output}") as caught:
+        merge(shards, articles, output)
+    assert caught.value.exit_code == 6
+    assert {path.name: path.read_bytes() for path in output.parent.iterdir()} == before
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

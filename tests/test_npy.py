@@ -154,6 +154,27 @@ def test_a_reader_meanwhile_sees_the_old_or_the_new_set(tmp_path):
     assert seen <= {40, 41}
 
 
+@pytest.mark.parametrize("renames", range(6))
+def test_a_rename_that_fails_leaves_the_old_or_the_new_set(tmp_path, monkeypatch, renames):
+    written(tmp_path, rows_of(40))
+    replace, done = Path.replace, []
+
+    def failing(path, target):
+        if len(done) == renames:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        done.append(target)
+        return replace(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", failing)
+        with pytest.raises(DiskError, match="cannot write"):
+            written(tmp_path, rows_of(60))
+    expected = rows_of(40 if renames < 3 else 60)
+    merged = NpyMerged(tmp_path / "set.npy")
+    assert np.array_equal(merged.rows(0, 99), expected)
+    assert list(merged.articles()) == articles_of(len(expected))
+
+
 def test_a_replacement_is_decided_on_the_disk_before_a_file_of_the_old_set_goes(tmp_path, monkeypatch):
     written(tmp_path)
     trace = DiskTrace(monkeypatch)
