@@ -1,3 +1,4 @@
+import io
 import pickle
 import threading
 import tracemalloc
@@ -7,6 +8,7 @@ import pytest
 from embmerge import articlewalk
 from embmerge.articles import count_articles, first_article, read_articles
 from embmerge.errors import LocalDataError
+from embmerge.records import Records, decode
 from tests.shards import articles_of, make_articles
 
 KEYS = ("title", "id", "url")
@@ -108,6 +110,23 @@ def test_a_text_of_many_kilobytes_is_no_title_when_it_is_recalled_either(tmp_pat
         read(tmp_path, [{"text": text, "title": text}])
 
 
+def test_a_text_of_many_kilobytes_may_be_recalled_as_anything_else(tmp_path):
+    text = "t" * 100_000
+    articles = [{"text": text, "again": text, "title": f"{row}", "more": [text]} for row in range(3)]
+    assert read(tmp_path, articles) == kept(articles)
+
+
+@pytest.mark.parametrize("most", [1, 100])
+def test_a_file_may_give_few_bytes_at_a_time(tmp_path, most):
+    class Dripping(io.FileIO):
+        def readinto(self, view):
+            return super().readinto(memoryview(view)[:most])
+
+    with Dripping(make_articles(tmp_path / "a.pkl", 30)) as file:
+        records = Records.joined(list(articlewalk.walk_articles(file)))
+    assert [decode(records[row]) for row in range(30)] == kept(articles_of(30))
+
+
 def test_articles_may_hold_many_short_texts_each(tmp_path):
     articles = [{"title": "t", "tags": [f"{row} {tag}" for tag in range(200)]} for row in range(2000)]
     assert read(tmp_path, articles) == kept(articles)
@@ -153,6 +172,8 @@ FIRST = b"}\x94(\x8c\5title\x8c\1tu"  # place 1 of the memo
         (b"](" + FIRST + b"e\x85.", "not a list"),  # within a tuple
         (b"}\x8c\1a](" + FIRST + b"es.", "not a list"),  # within a dict
         (b"(](" + FIRST + b"e.", "not a list"),
+        (b"](" + FIRST + b"eN.", "not a list"),  # the list lies under what is given back
+        (b"](}(\x8c\5title\x8c\1t\x8c\1x}(\x8c\1aeue.", "no list"),
         (b"]\x94(" + FIRST + b"e(}(\x8c\1xh\1\x8c\5title\x8c\4EVILsue.", "changed after its end"),
         (b"]\x94(" + FIRST.replace(b"\x94", b"\x94\x94") + b"e(}(\x8c\1xh\2\x8c\5title\x8c\1xsue.", "changed after"),
         (b"](}(\x8c\5title\x8c\1t\x8c\1cue.", "a key has no value"),
