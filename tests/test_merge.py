@@ -1,8 +1,10 @@
+import contextlib
 import errno
 import hashlib
 import os
 import pickle
 import shutil
+import sys
 import time
 import warnings
 from contextlib import closing
@@ -230,6 +232,15 @@ def test_values_too_large_for_the_chosen_dtype_are_an_error(tmp_path):
     shard = make_shard(tmp_path, np.full((4, 3), 1e30, "<f8"))
     with pytest.raises(LocalDataError, match=r"cluster1_gpu0\.pkl has values too large for float16"):
         merge([shard], make_articles(tmp_path / "a.pkl", 4), tmp_path / "m.pkl", dtype="float16")
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_threads_of_the_caller_take_turns_as_before(tmp_path, missing):
+    shards, articles, _ = make_dataset(tmp_path)
+    before = sys.getswitchinterval()
+    with contextlib.suppress(LocalDataError):
+        merge(shards[missing:], articles, tmp_path / "m.pkl")
+    assert sys.getswitchinterval() == before
 
 
 # --- what is refused, leaving nothing ---
