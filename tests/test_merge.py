@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import sys
+import threading
 import time
 import warnings
 from contextlib import closing
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embmerge import events
+from embmerge.articles import read_articles
 from embmerge.errors import DiskError, LocalDataError, ShardError, UsageError
 from embmerge.merge import merge
 from embmerge.mergedfile import open_merged
@@ -119,6 +121,33 @@ def test_the_same_inputs_make_the_same_bytes(tmp_path, monkeypatch):
     )
     assert one.read_bytes() == other.read_bytes()
     assert load(one)["timestamp"] == "2023-11-14T22:13:20+00:00"
+
+
+def test_the_same_bytes_come_out_however_soon_the_articles_are_known(tmp_path, monkeypatch):
+    shards, articles, _ = make_dataset(tmp_path / "in", 100, 24, 4, extra=3)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    known, wanted = threading.Event(), threading.Event()
+
+    def reading(path, *, stop):
+        wanted.wait(10)
+        found = read_articles(path, stop=stop)
+        known.set()
+        return found
+
+    def soon(event):
+        if isinstance(event, events.RangesVerified):
+            wanted.set()
+            known.wait(10)
+            time.sleep(0.05)  # until whoever asks is told, too
+
+    def late(event):
+        if event == events.RowsWritten(93, 103):  # all that are written in any case
+            wanted.set()
+
+    monkeypatch.setattr("embmerge.merge.read_articles", reading)
+    first = merge(shards, articles, tmp_path / "1.pkl", observer=soon).output.read_bytes()
+    wanted.clear()
+    assert merge(shards, articles, tmp_path / "2.pkl", observer=late).output.read_bytes() == first
 
 
 @pytest.mark.parametrize(
@@ -228,6 +257,7 @@ def test_shards_of_different_dtype_are_named(tmp_path):
     assert merged["embeddings"].dtype == np.float32
 
 
+@pytest.mark.filterwarnings("error")
 def test_values_too_large_for_the_chosen_dtype_are_an_error(tmp_path):
     shard = make_shard(tmp_path, np.full((4, 3), 1e30, "<f8"))
     with pytest.raises(LocalDataError, match=r"cluster1_gpu0\.pkl has values too large for float16"):
@@ -356,6 +386,16 @@ def test_nan_and_inf_name_shard_cluster_and_rows(tmp_path, bad):
     error = refused(tmp_path, shards, make_articles(tmp_path / "a.pkl", 100), clusters=clusters)
     assert f"{shards[1].name} (tensor01): 2 rows, the first are 31, 40" in error.message
     assert f"{shards[3].name} (cluster 2): 1 row, the first is 77" in error.message
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_nan_and_inf_are_called_so_whatever_they_are_converted_to(tmp_path, bad):
+    rows = rows_of(100, 6, "<f8")
+    rows[31, 2] = bad
+    shards = make_shards(tmp_path / "embeddings", rows)
+    error = refused(tmp_path, shards, make_articles(tmp_path / "a.pkl", 100), dtype="float16")
+    assert error.message == f"NaN or Inf in {shards[1].name} (cluster 1): 1 row, the first is 31"
 
 
 def test_nan_in_rows_that_are_left_out_does_no_harm(tmp_path):
