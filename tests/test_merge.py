@@ -98,6 +98,41 @@ def test_every_source_is_told_with_its_sum_and_cluster(tmp_path):
     assert [c["cluster"] for c in chunks] == ["tensor01", None, None, None]
 
 
+def test_what_a_shard_says_of_itself_and_its_rows_is_kept(tmp_path):
+    rows = rows_of(40, 6)
+    rows[[3, 4]] = 0
+    shards = [
+        make_shard(tmp_path, rows[:20], model=None, timestamp="2026-01-15T01:02:03", processing_time=12.5, rate=310.0),
+        make_shard(tmp_path, rows[20:], 20, gpu=1, timestamp=None, processing_time=None, rate=7),
+    ]
+    os.utime(shards[0], ns=(5, 1_700_000_000_999_999_999))
+    merged = load(merge(shards, make_articles(tmp_path / "a.pkl", 40), tmp_path / "m.pkl").output)
+    norms = np.linalg.norm(rows[:20].astype("f8"), axis=1)
+    assert merged["model"] == "all-tests-v1"
+    assert merged["quality_metrics"]["zero_rows"] == 2
+    assert merged["chunk_info"][0] == {
+        "cluster_id": 1,
+        "gpu_id": 0,
+        "start_index": 0,
+        "end_index": 20,
+        "filepath": str(shards[0]),
+        "cluster": None,
+        "sha256": hashlib.sha256(shards[0].read_bytes()).hexdigest(),
+        "nbytes": shards[0].stat().st_size,
+        "mtime": 1_700_000_000,
+        "timestamp": "2026-01-15T01:02:03",
+        "processing_time": 12.5,
+        "rate": 310.0,
+        "min_norm": 0.0,
+        "max_norm": pytest.approx(norms.max()),
+        "mean_norm": pytest.approx(norms.mean()),
+        "std_norm": pytest.approx(norms.std()),
+        "zero_rows": 2,
+    }
+    second = merged["chunk_info"][1]
+    assert [second[key] for key in ("timestamp", "processing_time", "rate", "zero_rows")] == [None, None, 7.0, 0]
+
+
 def test_the_observer_hears_what_happens_in_order(tmp_path):
     shards, articles, _ = make_dataset(tmp_path, 100, 6, 4, extra=3)
     heard = []
