@@ -360,6 +360,14 @@ def test_a_missing_shard_is_named(tmp_path):
     assert shards[1].name in refused(tmp_path, shards, articles, ShardError).message
 
 
+def test_a_link_that_leads_to_itself_is_named(tmp_path):
+    shards, articles, _ = make_dataset(tmp_path)
+    loop = tmp_path / "loop.pkl"
+    loop.symlink_to(loop)
+    assert f"cannot read {loop}: " in refused(tmp_path, [*shards, loop], articles, ShardError).message
+    assert f"cannot read the articles file {loop}: " in refused(tmp_path, shards, loop).message
+
+
 def test_a_pipe_is_not_waited_for(tmp_path):
     shards, articles, _ = make_dataset(tmp_path)
     os.mkfifo(tmp_path / "pipe")

@@ -246,7 +246,12 @@ def touch(last):
     os.utime(last, ns=(1, 1))
 
 
-@pytest.mark.parametrize("act", [Path.unlink, lambda last: os.truncate(last, 3000), replace, touch])
+def loop(last):
+    last.unlink()
+    last.symlink_to(last)
+
+
+@pytest.mark.parametrize("act", [Path.unlink, lambda last: os.truncate(last, 3000), replace, touch, loop])
 @pytest.mark.parametrize("moment", [events.RangesVerified, events.RowsWritten, events.QualityMeasured])
 def test_a_shard_that_goes_or_changes_midway_is_named(dataset, act, moment):
     assert "cluster2_gpu1.pkl" in during(dataset, act, moment).message
