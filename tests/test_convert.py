@@ -1,7 +1,9 @@
+import contextlib
 import errno
 import os
 import pickle
 import resource
+import shutil
 from contextlib import closing
 
 import numpy as np
@@ -185,6 +187,18 @@ def test_a_disk_that_fills_up_leaves_the_old_output(tmp_path, there, limit):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, former)
     assert contents(output.parent) == before
+
+
+@pytest.mark.parametrize(("there", "times"), [(".pkl", 1), (".npy", 1), (".safetensors", 1), (".parquet", 2)])
+def test_a_disk_without_room_is_known_before_a_row_is_read(tmp_path, monkeypatch, there, times):
+    path = write_set(tmp_path / "a.pkl", rows_of())  # 48,000 bytes of rows, 100,000 for the articles
+    needed = times * 48_000 + 100_000
+    for free in (needed, needed - 1):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _path, free=free: shutil._ntuple_diskusage(1 << 40, 0, free))
+        heard = []
+        with contextlib.nullcontext() if free == needed else pytest.raises(DiskError, match="free, but"):
+            convert(path, tmp_path / f"b{there}", observer=heard.append)
+        assert bool(heard) == (free == needed)
 
 
 @pytest.mark.parametrize("here", SUFFIXES)
