@@ -248,14 +248,15 @@ def test_a_folder_in_its_place_is_an_error(tmp_path):
 
 
 def one(number, **more):
-    return {"title": f"title {number} ü", "id": number, "url": f"https://x.example/{number}", "text": "t" * 300, **more}
+    text = f"{number:03}" * 100  # of its own: one that articles share is recalled, and they look unlike the first one
+    return {"title": f"title {number} ü", "id": number, "url": f"https://x.example/{number}", "text": text, **more}
 
 
 @pytest.mark.parametrize("keys", [("url", "id", "title"), ("title", "url", "id"), ("id", "title", "url")])
 def test_articles_may_turn_their_keys_later(tmp_path, keys):
-    plain = [{"title": f"title {n}", "id": f"id {n}", "url": f"https://x.example/{n}"} for n in range(50)]
+    plain = [{"title": f"title {n}", "id": f"id {n}", "url": f"https://x.example/{n}"} for n in range(150)]
     turned = [{key: article[key] for key in keys} for article in plain]
-    articles = plain + turned + [dict(article) for article in plain]
+    articles = plain[:50] + turned[50:100] + plain[100:]
     assert read(tmp_path, articles) == kept(articles)
 
 
@@ -272,9 +273,19 @@ def test_articles_may_have_other_values_later(tmp_path, later):
     assert read(tmp_path, articles) == kept(articles)
 
 
-def test_a_title_that_is_bytes_is_none(tmp_path):
+@pytest.mark.parametrize("count", [1, 20])
+def test_a_title_that_is_bytes_is_none(tmp_path, count):
     with pytest.raises(LocalDataError, match="article 50 has no title"):
-        read(tmp_path, [one(n) for n in range(50)] + [one(9) | {"title": b"y" * 300}])
+        read(tmp_path, [one(n) for n in range(50)] + [one(n) | {"title": b"%3d" % n * 100} for n in range(count)])
+
+
+@pytest.mark.parametrize("key", ["title", "id", "url"])
+def test_a_text_that_is_not_utf8_is_refused_among_articles_that_look_alike(tmp_path, key):
+    articles = [one(n) | {key: f"wrong {n}"} for n in range(50)]
+    raw = pickle.dumps(articles, 4).replace(b"wrong 40", b"wrong \xff\xff")
+    (tmp_path / "a.pkl").write_bytes(raw)
+    with pytest.raises(LocalDataError, match="damaged or cut short"):
+        read_articles(tmp_path / "a.pkl")
 
 
 @pytest.mark.parametrize("size", range(700, 1300, 3))
@@ -285,8 +296,8 @@ def test_long_ids_may_lie_at_any_place_of_a_block(tmp_path, monkeypatch, size):
 
 
 def test_articles_cut_at_any_place_of_any_block_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(articlewalk, "_BLOCK", 700)
-    raw = pickle.dumps([one(n) for n in range(8)], 4)
+    monkeypatch.setattr(articlewalk, "_BLOCK", 300)
+    raw = pickle.dumps([one(n, text=f"{n}" * 9) for n in range(8)], 4)
     path = tmp_path / "a.pkl"
     for end in range(3, len(raw)):
         path.write_bytes(raw[:end])
