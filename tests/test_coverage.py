@@ -147,7 +147,9 @@ def test_a_shard_without_a_model_contradicts_nobody():
 
 
 def test_a_models_escapes_do_not_reach_the_line():
-    assert said(shard(0, 10), shard(10, 20, model="\x1b[2J")).isprintable()
+    evil = "\x1b[2J\x9b\n"
+    assert said(shard(0, 10), shard(10, 20, model=evil)).isprintable()
+    assert said(shard(0, 10, model=evil), shard(10, 20, model=evil), shard(20, 30)).isprintable()
 
 
 RANGES = st.lists(st.tuples(st.integers(0, 30), st.integers(1, 12)), max_size=7)

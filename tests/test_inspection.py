@@ -114,6 +114,15 @@ def test_what_is_none_of_all_is_refused_with_the_reasons(tmp_path, content):
         inspect(path)
 
 
+def test_escapes_in_the_name_and_the_content_do_not_reach_the_message(tmp_path):
+    path = tmp_path / "x\x1b[2J\x9b.pkl"
+    for content in (b"\x80\x04}.", b"\x80\x04c\x1b[2J\nx\n.", b"\x80\x04]K\x01a."):
+        path.write_bytes(content)
+        with pytest.raises(LocalDataError) as caught:
+            inspect(path)
+        assert caught.value.message.isprintable()
+
+
 @pytest.mark.parametrize("content", [b"]", b"\x80\x04].", b"\x80\x04]K\x01a.", b"\x80\x04]}a."])
 def test_a_list_of_something_else_is_no_articles_file(tmp_path, content):
     path = tmp_path / "x.pkl"

@@ -18,6 +18,10 @@ def test_long_text_is_cut_to_the_limit():
     assert printable("x" * 10**6, limit=20) == "x" * 19 + "…"
 
 
+def test_escapes_count_for_the_limit_too():
+    assert printable("\x1b" * 20, limit=20) == "\\x1b\\x1b\\x1b\\x1b\\x1…"
+
+
 def test_bytes_are_decoded_and_never_fail():
     assert printable(b"caf\xc3\xa9 \xff") == "café �"
 

@@ -33,6 +33,17 @@ def test_parts_add_up_to_the_whole():
     assert parts.figures().std_norm == pytest.approx(whole.figures().std_norm)
 
 
+def test_bad_rows_of_parts_add_up_and_the_first_are_named():
+    rows = rows_of(100, 5)
+    rows[[3, 8, 20, 50, 60, 99], 4] = np.nan
+    parts = []
+    for start in (50, 0):
+        parts.append(Quality())
+        parts[-1].add(rows[start : start + 50], start)
+    assert (parts[0] + parts[1]).bad_rows == 6
+    assert (parts[0] + parts[1]).first_bad == [3, 8, 20, 50, 60]
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_the_first_bad_rows_are_remembered_by_their_number(bad):
     rows = rows_of(100, 5)
@@ -53,6 +64,10 @@ def test_rows_of_zeros_are_counted():
     rows = rows_of(50, 5)
     rows[[0, 49]] = 0
     assert measured(rows).zero_rows == 2
+
+
+def test_a_row_next_to_zero_is_no_row_of_zeros():
+    assert measured(np.full((3, 5), 1e-300)).zero_rows == 0
 
 
 @pytest.mark.parametrize(
