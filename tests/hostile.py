@@ -408,6 +408,21 @@ def _tricks():
         "without flags": begin + b"\x85R" + state(">"),
         "with an order in its name": dtype_of(">f4"),
         "of another size": dtype_of("f4", b"(K\3U\1<NNNK\x08K\x08K\0tb"),
+        "with a subarray": begin
+        + b"\x89\x88\x87R(K\3"
+        + text("<")
+        + plain(("f4", (1,)))
+        + b"NN"
+        + b"J\xff\xff\xff\xff" * 2
+        + b"K\0tb",
+        "with names": begin
+        + b"\x89\x88\x87R(K\3"
+        + text("<")
+        + b"N"
+        + plain(("a",))
+        + b"N"
+        + b"J\xff\xff\xff\xff" * 2
+        + b"K\0tb",
         "of an unknown version": dtype_of("f4", b"(K\x09U\1<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"),
     }.items():
         yield f"dtype {name}", shard(embeddings=array(dtype=described))
