@@ -68,6 +68,19 @@ def test_a_process_that_the_system_does_not_show_may_live(monkeypatch):
     assert owner.is_gone(name) is None
 
 
+def test_a_process_of_somebody_else_that_the_system_does_not_show_may_live(monkeypatch):
+    def hidden(*_args, **_how):
+        raise FileNotFoundError
+
+    def denied(_pid, _signal):
+        raise PermissionError
+
+    name = owner.this_process()
+    monkeypatch.setattr(owner.Path, "read_text", hidden)
+    monkeypatch.setattr(os, "kill", denied)
+    assert owner.is_gone(name) is None
+
+
 def test_what_this_process_wrote_is_of_this_boot():
     assert owner.is_of_this_boot(owner.this_process())
     assert owner.is_of_this_boot(owner.nobody())

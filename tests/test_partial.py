@@ -372,3 +372,80 @@ def test_what_is_thrown_away_is_ours_first(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "rmtree", lambda folder, **_how: removed.append(folder))
     kept.discard()
     assert owner.is_gone(removed[0].suffix[1:]) is False
+
+
+def test_what_lies_behind_the_end_of_a_whole_one_is_cut_off(tmp_path):
+    part = begin(tmp_path, FILE)
+    write(part, 0, 100)
+    with part.path.open("ab") as data:
+        data.write(b"of a longer version")
+    part.promote(tmp_path / FILE.name)
+    assert (tmp_path / FILE.name).read_bytes() == bytes(range(100))
+
+
+def test_a_whole_one_has_its_mtime_before_it_is_on_the_disk(tmp_path, monkeypatch):
+    part = begin(tmp_path, FILE)
+    write(part, 0, 100)
+    fsync, seen = os.fsync, []
+    monkeypatch.setattr(os, "fsync", lambda file: (seen.append(os.fstat(file).st_mtime), fsync(file)))
+    part.promote(tmp_path / FILE.name)
+    assert seen[0] == FILE.mtime
+
+
+def test_after_a_restart_what_the_last_sync_noted_is_believed(tmp_path):
+    part = begin(tmp_path, FILE)
+    for start in (0, 10):
+        write(part, start, start + 10)
+        part.sync()
+    part.folder.rename(part.folder.with_suffix(f".{ELSEWHERE}"))
+    (kept,) = left_behind(tmp_path)
+    assert kept.done == ((0, 20),)
+
+
+def test_what_a_run_that_may_live_has_is_not_taken_over(tmp_path):
+    abandoned(tmp_path, (0, 10), by=ELSEWHERE)
+    (kept,) = left_behind(tmp_path)
+    assert kept.resume() is None
+    assert kept.folder.exists()
+
+
+def test_what_a_run_that_has_ended_left_is_not_copied(tmp_path):
+    abandoned(tmp_path, (0, 10))
+    (kept,) = left_behind(tmp_path)
+    assert kept.copied(threading.Event()) is kept
+
+
+def test_of_what_was_silent_for_a_day_the_copy_is_all_that_remains(tmp_path):
+    abandoned(tmp_path, (0, 10), by=ELSEWHERE)
+    journal = tmp_path / FOLDER / f"{FILE.name}.{ELSEWHERE}" / "journal"
+    os.utime(journal, (time.time() - 2 * partial.FORGOTTEN,) * 2)
+    (kept,) = left_behind(tmp_path)
+    copy = kept.copied(threading.Event())
+    assert list((tmp_path / FOLDER).iterdir()) == [copy.folder]
+
+
+def test_what_cannot_be_understood_and_was_silent_for_a_day_is_swept_away(tmp_path):
+    folder = tmp_path / FOLDER / f"x.{ELSEWHERE}"
+    folder.mkdir(parents=True)
+    os.utime(folder, (time.time() - 2 * partial.FORGOTTEN,) * 2)
+    sweep(tmp_path)
+    assert not folder.exists()
+
+
+def test_a_disk_that_hangs_is_not_waited_for_when_all_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(partial, "_PATIENCE", 0.01)
+    part = begin(tmp_path, FILE)
+    write(part, 0, 10)
+    left = []
+    with part._lock:  # as while something is noted, on a disk that hangs
+        thread = threading.Thread(target=lambda: left.append(part.leave()), daemon=True)
+        thread.start()
+        thread.join(5)
+        assert left == [10]
+
+
+def test_what_was_thrown_away_is_not_written_to(tmp_path):
+    part = begin(tmp_path, FILE)
+    part.discard()
+    with pytest.raises(DiskError):
+        part.write(0, [memoryview(b"x")])
