@@ -10,7 +10,10 @@ import pytest
 from embmerge.errors import RemoteChanged, RemoteDataError
 from embmerge.events import ShardFailed, ShardProgress, ShardStarted
 from embmerge.remote import work as work_module
-from embmerge.remote.files import RemoteFile
+from embmerge.remote.digest import Digest
+from embmerge.remote.files import RemoteFile, RemoteStat
+from embmerge.remote.partial import Partial, begin, left_behind
+from embmerge.remote.verification import Expected, finish_all
 from embmerge.remote.work import AT_ONCE, LONGEST, Download, Work
 
 MB = 1 << 20
@@ -256,3 +259,68 @@ def test_what_a_connection_has_not_given_back_stays_open(tmp_path):
     stretch = work.take()
     work.leave()
     stretch.download.partial.write(0, [memoryview(b"x")])
+
+
+def test_nothing_is_to_be_done_any_more_once_all_is_left(tmp_path):
+    work = work_on(tmp_path, 1000, 1000)
+    work.take()
+    work.leave()
+    assert work.over
+    assert work.take() is None
+
+
+def test_what_was_kept_and_not_begun_again_is_still_kept(tmp_path):
+    file = RemoteFile("a", "cluster0_gpu0.pkl", "/0", 1000, 5)
+    part = begin(tmp_path, file)
+    part.write(0, [memoryview(bytes(300))])
+    part.add(0, 300)
+    part.leave()
+    work = Work([Download(file, 1, 1, *left_behind(tmp_path))], tmp_path)
+    assert work.leave() == 300
+
+
+def test_hashing_ends_when_it_is_asked_to(tmp_path):
+    work, halt = work_on(tmp_path, 1000), threading.Event()
+    download = work.take().download
+    download.partial.write(0, [memoryview(bytes(1000))])
+    arrive(work, download, 0, 1000)
+    halt.set()
+    download.digest.follow(download.partial, halt)
+    assert download.digest.nbytes == 0
+
+
+def test_after_a_wait_for_the_disk_the_next_is_due_a_while_later(tmp_path, monkeypatch):
+    work, halt = work_on(tmp_path, 1000), threading.Event()
+    download = work.take().download
+    download.synced -= 1000
+    monkeypatch.setattr(Partial, "sync", lambda _partial: halt.set())
+    finish_all(work, tmp_path, Expected(), halt=halt)
+    assert halt.is_set()
+    assert not download.due_for_sync
+
+
+def test_what_was_not_hashed_to_its_end_gets_no_name_and_is_no_failure(tmp_path, monkeypatch):
+    work, halt = work_on(tmp_path, 1000), threading.Event()
+    download = work.take().download
+    download.partial.write(0, [memoryview(bytes(1000))])
+    arrive(work, download, 0, 1000)
+    work.checked(download, RemoteStat(1000, 5, regular=True))
+    monkeypatch.setattr(Digest, "follow", lambda _digest, _partial, halt: halt.set())
+    finish_all(work, tmp_path, Expected(), halt=halt)
+    assert not download.ended
+
+
+def test_a_download_that_fails_while_it_is_hashed_stops_no_other(tmp_path, monkeypatch):
+    work = work_on(tmp_path, 1000)
+    download = work.take().download
+    download.partial.write(0, [memoryview(bytes(1000))])
+    arrive(work, download, 0, 1000)
+    read = Partial.read
+
+    def read_too_late(partial, start, into):
+        work.failed(download, RemoteDataError("unreadable"))  # which closes it
+        return read(partial, start, into)
+
+    monkeypatch.setattr(Partial, "read", read_too_late)
+    finish_all(work, tmp_path, Expected(), halt=threading.Event())
+    assert [each.error.message for each in work.failures] == ["unreadable"]
