@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from embmerge.errors import DiskError
 from embmerge.remote import gate
 from embmerge.remote.gate import Gate
 from embmerge.remote.pace import Pace
@@ -154,3 +155,12 @@ def test_whoever_waits_sees_that_all_is_over(come, arrived):
     assert second.queued.wait(10)
     second.over.set()
     assert arrived.get(timeout=10) is second
+
+
+def test_whoever_ends_with_an_error_is_not_waited_for(come, arrived):
+    through = Gate(Pace(None), used=Processor(BUSY))
+    with pytest.raises(DiskError), through.opened(lambda: False):
+        raise DiskError("full")
+    second = come(through)
+    assert arrived.get(timeout=10) is second
+    assert not second.queued.is_set()
