@@ -140,11 +140,15 @@ class Agent:
     def __enter__(self):
         self._process = subprocess.Popen(["ssh-agent", "-D", "-a", str(self._socket)], stdout=subprocess.DEVNULL)
         until = time.monotonic() + 10
-        while not self._socket.exists() and time.monotonic() < until:
+        while not self._listens() and time.monotonic() < until:  # its socket is there a moment before it does
             threading.Event().wait(0.01)
         for key in self._keys:
             _run("ssh-add", "-q", str(key))
         return self
+
+    def _listens(self):
+        with socket.socket(socket.AF_UNIX) as line:
+            return line.connect_ex(str(self._socket)) == 0
 
     def __exit__(self, *_error):
         self._process.terminate()
