@@ -150,6 +150,23 @@ def test_an_empty_directory_has_nothing_in_it(remote, desk):
     assert "there is nothing at all" in no_listing(desk).message
 
 
+@both_ways
+def test_a_listing_that_breaks_off_is_an_error_and_no_shorter_listing(tmp_path, transfer):
+    class BreakingOff(Home):
+        async def scandir(self, path):
+            async for each in super().scandir(path):
+                yield each
+            raise asyncssh.SFTPFailure("input/output error")
+
+    with Lab(tmp_path, home=BreakingOff) as lab:
+        lab.shards(126, rows=1, dim=1)  # with . and .. as many as asyncssh tells at once
+        cluster = lab.cluster(lab.settings(transfer=transfer))
+        cluster.connect()
+        with pytest.raises(RemoteDataError, match="cannot list /out: input/output error"):
+            cluster.listing()
+        cluster.close()
+
+
 def test_two_thousand_other_files_are_a_few_names_and_a_number(remote, desk):
     for number in range(2000):
         (remote / f"{number}.log").touch()
@@ -301,3 +318,27 @@ def test_links_named_like_shards_are_told_where_there_is_no_shard(tmp_path):
         message = cluster.no_shards(cluster.listing()).message
         cluster.close()
     assert "cluster0_gpu0.pkl (a link or the like, not followed), elsewhere" in message
+
+
+def test_where_one_session_is_granted_a_missing_directory_is_told_all_the_same(tmp_path, desk):
+    key = make_key(tmp_path / "keys" / "mine")
+    with Sshd(tmp_path, keys=[key], lines=["MaxSessions 1"]) as sshd:
+        desk.write(port=sshd.port, username=sshd.user, key_file=str(key), remote_dir="nowhere")
+        cluster = desk.connected()
+        with cluster.one_session(), pytest.raises(RemoteDataError, match="not found"):
+            cluster.listing()
+
+
+def test_a_line_that_freezes_under_paramikos_own_client_is_lost(tmp_path):
+    with Lab(tmp_path) as lab:
+        cluster = lab.cluster(lab.settings(stall_timeout=0.3))
+        cluster.connect()
+
+        def look():
+            with cluster.sftp() as sftp:
+                lab.relay.freeze()
+                sftp.stat("/out")
+
+        with pytest.raises(ConnectionLost):
+            look()
+        cluster.close()

@@ -191,9 +191,18 @@ class Cluster:
                     f"{self.name}: the remote directory {shown} may not be read",
                     hint=f"on the cluster: ls -ld {quote(shown)}; ask for chmod +rx, or set another remote_dir",
                 ) from None
-            if error.errno == errno.ENOENT or error.errno is None:
+            if error.errno == errno.ENOENT or (error.errno is None and not self._is_there(sftp)):
                 raise self._missing(sftp) from None
             raise RemoteDataError(f"{self.name}: cannot list {shown}: {printable(str(error))}") from None
+
+    def _is_there(self, sftp: paramiko.SFTPClient) -> bool:
+        """Whether the remote directory is one; of a file in its place servers say as little as of a disk that fails."""
+        try:
+            return stat.S_ISDIR(sftp.stat(self._configured_dir).st_mode or 0)
+        except OSError:
+            if is_over(sftp):
+                raise
+            return False
 
     def _missing(self, sftp: paramiko.SFTPClient) -> RemoteDataError:
         """The error for a remote directory that is not there."""
