@@ -26,6 +26,12 @@ def test_what_is_recorded_later_is_added(tmp_path):
     assert set(manifest.read(tmp_path).shards) == {"x.pkl", "y.pkl"}
 
 
+def test_the_rate_of_one_cluster_costs_no_other(tmp_path):
+    for number, name in enumerate("ab", 1):
+        manifest.record(tmp_path, rates={name: float(number)})
+    assert manifest.read(tmp_path).rates == {"a": 1.0, "b": 2.0}
+
+
 def test_a_shard_that_is_gone_goes_from_the_manifest(tmp_path):
     manifest.record(tmp_path, shards={"x.pkl": ENTRY})
     manifest.record(tmp_path, rates={"a": 1.0})

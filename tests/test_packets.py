@@ -24,9 +24,8 @@ class Line:
         self.end, ours = socket.socketpair()
         ours.settimeout(0.02)
         self.packets = Packets(ReadAhead(ours))
-        self.packets.set_inbound_cipher(AESGCM(KEY), 16, None, 16, None, aead=True, iv_in=SALT + bytes(8))
-        self.sent = 0
         self.taken = []
+        self.agree()
 
     def __enter__(self):
         return self
@@ -34,6 +33,11 @@ class Line:
     def __exit__(self, *_error):
         self.end.close()
         self.packets.close()
+
+    def agree(self):
+        """Begin with new keys."""
+        self.packets.set_inbound_cipher(AESGCM(KEY), 16, None, 16, None, aead=True, iv_in=SALT + bytes(8))
+        self.sent = 0
 
     def sealed(self, payload):
         padding = 4 + -(len(payload) + 5) % 16
@@ -178,6 +182,42 @@ def test_new_keys_are_asked_for_after_as_many_packets_as_paramiko_says(line, mon
     with pytest.raises(NeedRekeyException):
         line.packets.read_message()
     assert len(line.taken) == 3
+
+
+def test_new_keys_are_asked_for_after_as_many_bytes_as_paramiko_says(line, monkeypatch):
+    monkeypatch.setattr(Packets, "REKEY_BYTES", 100)
+    line.take(7)
+    line.send(data(b"x" * 100))
+    with pytest.raises(NeedRekeyException):
+        line.packets.read_message()
+
+
+def test_with_new_keys_packets_are_counted_anew(line, monkeypatch):
+    monkeypatch.setattr(Packets, "REKEY_PACKETS", 4)
+    for _ in range(2):
+        line.send(eof(), eof(), eof())
+        for _ in range(3):
+            line.packets.read_message()
+        line.agree()
+    assert not line.packets.need_rekey()
+
+
+def test_new_keys_that_are_due_are_not_waited_for(line):
+    line.packets._trigger_rekey()
+    with pytest.raises(NeedRekeyException):
+        line.packets.read_message()
+
+
+def test_a_handshake_that_takes_too_long_is_the_end(line):
+    line.packets.start_handshake(0.01)
+    with pytest.raises(EOFError):
+        line.packets.read_message()
+
+
+def test_a_line_on_which_nothing_comes_is_kept_alive(line):
+    line.packets.set_outbound_cipher(AESGCM(KEY), 16, None, 16, None, aead=True, iv_out=SALT + bytes(8))
+    line.packets.set_keepalive(0.01, lambda: line.send(eof()))
+    assert line.packets.read_message()[0] == MSG_CHANNEL_EOF
 
 
 def test_a_packet_knows_its_number(line):

@@ -69,6 +69,13 @@ def test_an_error_may_be_worth_fewer_retries():
     assert work.calls == 2
 
 
+def test_no_error_is_worth_more_retries_than_are_set():
+    work = Work(*(Unreached("x") for _ in range(9)))
+    with pytest.raises(Unreached):
+        work.go(retries=0, worth=lambda _error: 1)
+    assert work.calls == 1
+
+
 def test_stop_ends_a_pause(monkeypatch):
     monkeypatch.setattr(retry, "FIRST_PAUSE", 60.0)
     stop = threading.Event()

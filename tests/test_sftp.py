@@ -133,3 +133,65 @@ def test_a_silent_line_is_closed_for_whoever_comes_next(tmp_path):
         with pytest.raises(ConnectionLost):
             channel.stats(["/out"])
         assert not channel._transport.is_active()
+
+
+def test_a_session_that_the_server_ends_is_a_lost_connection_at_once(tmp_path):
+    class Ending(Home):
+        def stat(self, path):
+            self.channel.exit(1)
+            return super().stat(path)
+
+    with channel_to(tmp_path, home=Ending) as (_lab, channel):
+        with pytest.raises(ConnectionLost, match="closed by the server"):
+            channel.stats(["/out"])
+        assert channel._transport.is_active()
+
+
+def test_a_question_after_a_long_silence_is_given_its_time(tmp_path):
+    with channel_to(tmp_path, delay=0.02) as (_lab, channel):
+        answers = []
+        channel._inbox._heard -= 1000
+        channel.stat("/out", answers.append)
+        channel.wait(0.001)
+        assert answers == []
+
+
+def test_what_comes_after_the_end_of_a_session_is_written_nowhere(tmp_path):
+    with channel_to(tmp_path) as (lab, channel):
+        (lab.remote / "x").write_bytes(b"12345")
+        handles, written = [], []
+        channel.open("/out/x", handles.append)
+        while not handles:
+            channel.wait(1)
+        lab.relay.freeze()
+        channel.read(handles[0], [Read(0, 5, lambda *taken: written.append(taken))], lambda _error: None)
+        channel.wait(0.001)
+        channel.close()
+        lab.relay.thaw()
+        another = SftpChannel(channel._transport, stall_timeout=5)
+        another.stats(["/out"])  # by whose answer the bytes have come
+        another.close()
+        assert written == []
+        assert channel._channel.closed
+
+
+class Counting(Home):
+    """Knows how many files are open."""
+
+    files = 0
+
+    def open(self, *request):
+        Counting.files += 1
+        return super().open(*request)
+
+    def close(self, file):
+        Counting.files -= 1
+        super().close(file)
+
+
+def test_files_whose_blocks_were_read_are_closed(tmp_path):
+    with channel_to(tmp_path, home=Counting) as (lab, channel):
+        (lab.remote / "x").write_bytes(b"12345")
+        assert channel.read_blocks([("/out/x", 0, 3), ("/out/x", 3, 2)]) == [b"123", b"45"]
+        channel.stats(["/out"])
+        assert Counting.files == 0
