@@ -4,10 +4,12 @@ import subprocess
 import threading
 
 import asyncssh
+import paramiko
 import pytest
 
 from embmerge.errors import HostKeyError
 from embmerge.events import HostKeyAccepted
+from embmerge.remote.hostkeys import KnownHosts
 from tests.servers import Login, Sshd, embedded, fingerprint, known_line, make_key, public
 
 
@@ -132,6 +134,17 @@ def test_a_changed_key_of_the_gateway_is_refused(sshd, desk, key, tmp_path):
         assert f"the host key of [127.0.0.1]:{gate.port} has changed" in refused(desk).message
 
 
+def test_a_changed_key_of_a_hop_of_ssh_config_is_refused(sshd, desk, key, tmp_path, own_home):
+    with Sshd(tmp_path / "gate", keys=[key]) as gate:
+        (own_home / "config").write_text(
+            f"Host door\n  HostName 127.0.0.1\n  Port {gate.port}\n  User {gate.user}\n  IdentityFile {key}\n"
+            f"Host tensor\n  HostName 127.0.0.1\n  Port {sshd.port}\n  ProxyJump door\n"
+        )
+        desk.write(address="tensor", username=sshd.user, key_file=str(key))
+        (own_home / "known_hosts").write_text(known_line(gate.port, make_key(tmp_path / "keys" / "old")))
+        assert f"the host key of [127.0.0.1]:{gate.port} has changed" in refused(desk).message
+
+
 def test_a_revoked_key_is_refused(sshd, desk, own_home):
     (own_home / "known_hosts").write_text(f"@revoked * {public(sshd.host_key)}\n")
     error = refused(desk)
@@ -180,3 +193,22 @@ def test_a_key_that_is_revoked_in_one_line_and_known_in_another_is_refused(sshd,
 def test_a_key_that_is_known_of_another_host_only_is_no_changed_key(sshd, desk, own_home):
     (own_home / "known_hosts").write_text(f"other.invalid {public(sshd.host_key)}\n")
     desk.connected()
+
+
+def test_a_key_that_was_accepted_elsewhere_a_moment_ago_is_the_one_that_counts(desk, tmp_path):
+    old, new = make_key(tmp_path / "keys" / "old"), make_key(tmp_path / "keys" / "new")
+    hosts, client = KnownHosts("a", desk.credentials, "accept-new", desk.see), paramiko.SSHClient()
+    hosts.guard(client)
+    (desk.credentials / "known_hosts").write_text(known_line(2222, old))
+    with pytest.raises(paramiko.BadHostKeyException):
+        hosts.missing_host_key(client, "[127.0.0.1]:2222", paramiko.PKey.from_path(new))
+    assert not desk.seen(HostKeyAccepted)
+
+
+def test_a_changed_key_at_the_usual_port_is_told_by_the_bare_name(desk, tmp_path):
+    keys = [make_key(tmp_path / "keys" / name) for name in ("new", "old")]
+    (desk.credentials / "known_hosts").write_text(f"tensor {public(keys[1])}\n")
+    error = paramiko.BadHostKeyException("tensor", *map(paramiko.PKey.from_path, keys))
+    told = KnownHosts("a", desk.credentials, "accept-new", desk.see).changed(error, 22)
+    assert "the host key of tensor has changed" in told.message
+    assert f"{desk.credentials / 'known_hosts'}, line 1" in told.message
