@@ -1,15 +1,19 @@
 """Who may log in: every way there is, against OpenSSH or the embedded server."""
 
+import asyncio
 import shutil
 import socket
+import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
+import asyncssh
+import paramiko
 import pytest
 
 from embmerge.errors import ConnectError, ConnectionLost, CredentialsError, LoginError, Unreached
-from embmerge.events import Connected, Detail
+from embmerge.events import Connected, Detail, Retrying
 from tests.relay import Relay
 from tests.servers import PASSWORD, Agent, Login, Sshd, embedded, free_port, make_key, need_sshd
 
@@ -72,6 +76,41 @@ def test_a_wrong_password_is_never_tried_again(server, desk):
     with pytest.raises(LoginError):
         desk.cluster(retries=5).connect()
     assert tried == ["password"]
+
+
+def test_too_many_keys_of_the_agent_are_told_and_never_tried_again(sshd, key, tmp_path, desk, monkeypatch):
+    sshd.stop()
+    sshd.lines.append("MaxAuthTries 1")
+    sshd.start()
+    desk.write(port=sshd.port, username=sshd.user)
+    others = [make_key(tmp_path / "keys" / f"other{number}") for number in range(2)]
+    with Agent(tmp_path, monkeypatch, [*others, key]), pytest.raises(LoginError, match="too many authentication fail"):
+        desk.cluster(retries=5).connect()
+    assert not desk.seen(Retrying)
+
+
+def test_a_password_command_is_run_once_for_all_connections(server, desk, tmp_path):
+    command = f"echo x >> {tmp_path / 'runs'}; echo pw"
+    desk.write(port=server(passwords={"me": "pw"}), username="me", password_command=command)
+    cluster = desk.connected()
+    cluster.hang_up(cluster.another())
+    assert (tmp_path / "runs").read_text() == "x\n"
+
+
+def test_a_connection_is_kept_alive_as_often_as_is_set(server, desk, monkeypatch):
+    asked = []
+    monkeypatch.setattr(paramiko.Transport, "set_keepalive", lambda _transport, seconds: asked.append(seconds))
+    desk.write(port=server(passwords={"me": "pw"}), username="me", password="pw")
+    desk.connected(keepalive=7)
+    assert asked == [7]
+
+
+def test_a_login_that_was_refused_leaves_no_connection_open(server, desk):
+    with Relay(server(passwords={"me": "right"})) as relay:
+        desk.write(port=relay.port, username="me", password="wrong")
+        with pytest.raises(LoginError):
+            desk.cluster().connect()
+        assert relay.over.wait(5)
 
 
 def test_a_key_logs_in(sshd, key, desk):
@@ -245,6 +284,25 @@ def test_a_prompt_with_terminal_escapes_is_shown_as_text(server, desk, asked):
     assert asked == ["a: \\x1b[2JCode\\n: "]
 
 
+@pytest.mark.parametrize(
+    "questions",
+    [[("Code: ", CODE)], [("One-time password: ", CODE)], [("Password: ", "pw"), ("Next password: ", CODE)]],
+)
+def test_a_password_is_the_answer_to_one_question_for_it_and_to_no_other(server, desk, asked, questions):
+    desk.write(port=server(questions=questions), username="me", password="pw")
+    desk.connected(ask=asked)
+    assert asked == [f"a: {questions[-1][0]}"]
+
+
+def test_a_person_may_take_longer_than_a_server(server, desk):
+    def slowly(_prompt):
+        threading.Event().wait(0.6)
+        return CODE
+
+    desk.write(port=server(questions=[("Code: ", CODE)]), username="me")
+    assert works(desk.cluster(ask=slowly, connect_timeout=0.4, stall_timeout=0.4))
+
+
 def test_a_server_that_asks_for_ever_is_left(server, desk, asked):
     desk.write(port=server(questions=[("Code: ", CODE)] * 99), username="me")
     with pytest.raises(LoginError, match="question after question"):
@@ -373,6 +431,51 @@ def test_a_passphrase_opens_the_identity_of_ssh_config(tmp_path, desk, own_home)
         assert works(desk.cluster())
 
 
+def tensor_behind_a_door(own_home, port, gateway, key):
+    """`~/.ssh/config` that leads to 127.0.0.1:`port` through `gateway`."""
+    (own_home / "config").write_text(
+        f"Host door\n  HostName 127.0.0.1\n  Port {gateway.port}\n  User {gateway.user}\n  IdentityFile {key}\n"
+        f"Host tensor\n  HostName 127.0.0.1\n  Port {port}\n  ProxyJump door\n"
+    )
+
+
+def test_a_password_is_for_the_cluster_and_never_for_a_hop_before_it(server, gateway, key, desk, own_home):
+    tensor_behind_a_door(own_home, server(passwords={"me": "pw"}), gateway, key)
+    desk.write(address="tensor", username="me", password="pw")
+    assert works(desk.cluster())
+
+
+def test_a_key_file_is_for_the_cluster_and_never_for_a_hop_before_it(tmp_path, server, gateway, key, desk, own_home):
+    other = make_key(tmp_path / "keys" / "other")
+    tensor_behind_a_door(own_home, server(keys=[other]), gateway, key)
+    desk.write(address="tensor", username="me", key_file=str(other))
+    assert works(desk.cluster())
+
+
+def test_a_gateway_whose_line_dropped_is_opened_again(sshd, gateway, key, desk):
+    with Relay(gateway.port) as way:
+        desk.write("gate", port=way.port, username=gateway.user, key_file=str(key))
+        desk.write(port=sshd.port, username=sshd.user, key_file=str(key), gateway="gate")
+        cluster = desk.connected()
+        transport = cluster.connection.gateway.transport
+        way.cut()
+        transport.join(10)
+        cluster.hang_up(cluster.another())
+        assert way.connections == 2
+
+
+def test_a_gateway_that_opens_no_way_is_a_time_out(tmp_path, desk):
+    class Silent(Login):
+        async def connection_requested(self, *_about):
+            await asyncio.Event().wait()
+
+    with embedded(tmp_path / "gate", lambda: Silent(passwords={"me": "pw"})) as gate:
+        desk.write("gate", port=gate.port, username="me", password="pw")
+        desk.write(username="me", password="pw", gateway="gate")
+        with pytest.raises(ConnectionLost):
+            desk.cluster(stall_timeout=0.3).connect()
+
+
 def test_what_the_gateway_does_not_let_through_is_told(gateway, key, desk):
     desk.write("gate", port=gateway.port, username=gateway.user, key_file=str(key))
     desk.write(port=free_port(), username="me", password="pw", gateway="gate")
@@ -457,6 +560,57 @@ def test_a_server_that_says_nothing_is_a_time_out(desk, silent):
     with pytest.raises(ConnectionLost, match=r"time-out|no answer|lost") as caught:
         desk.cluster(connect_timeout=0.3, stall_timeout=0.3).connect()
     assert str(silent) in caught.value.message
+
+
+class Leaving(Login):
+    """Hangs up on whoever shows a password, a key or an answer, or says nothing to it (`silent`)."""
+
+    def __init__(self, *, silent, **accounts):
+        super().__init__(**accounts)
+        self._silent = silent
+
+    def connection_made(self, conn):
+        self._line = conn
+
+    async def _leave(self, *_shown):
+        if self._silent:
+            await asyncio.Event().wait()
+        self._line.abort()
+        return False
+
+    validate_password = validate_public_key = validate_kbdint_response = _leave
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["hangs up", "is silent"])
+@pytest.mark.parametrize("way", ["password", "key", "questions"])
+def test_a_line_that_is_lost_during_a_login_is_no_refusal(tmp_path, desk, key, way, silent):
+    accounts, mine = {
+        "password": ({"passwords": {"me": "pw"}}, {"password": "pw"}),
+        "key": ({"keys": [key]}, {"key_file": str(key)}),
+        "questions": ({"questions": [("Password: ", "pw")]}, {"password": "pw"}),
+    }[way]
+    with embedded(tmp_path / "home", lambda: Leaving(silent=silent, **accounts)) as server:
+        desk.write(port=server.port, username="me", **mine)
+        with pytest.raises(ConnectionLost):
+            desk.cluster(connect_timeout=0.4, stall_timeout=0.4).connect()
+
+
+def test_a_server_that_speaks_another_cipher_is_told_and_never_tried_again(tmp_path, desk):
+    other = {"encryption_algs": ["chacha20-poly1305@openssh.com"]}
+    with embedded(tmp_path / "home", lambda: Login(passwords={"me": "pw"}), **other) as server:
+        desk.write(port=server.port, username="me", password="pw")
+        with pytest.raises(ConnectError, match="speaks no SSH that we do"):
+            desk.cluster(retries=5).connect()
+    assert not desk.seen(Retrying)
+
+
+def test_a_server_that_never_begins_the_login_is_a_time_out(server, desk, monkeypatch):
+    ignored = {5: lambda *_packet: True}  # RFC 4253, 10: SSH_MSG_SERVICE_REQUEST
+    handlers = asyncssh.SSHServerConnection._packet_handlers | ignored
+    monkeypatch.setattr(asyncssh.SSHServerConnection, "_packet_handlers", handlers)
+    desk.write(port=server(passwords={"me": "pw"}), username="me", password="pw")
+    with pytest.raises(ConnectionLost, match="no answer to the request to log in"):
+        desk.cluster(connect_timeout=0.4, stall_timeout=0.4).connect()
 
 
 @pytest.fixture
