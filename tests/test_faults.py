@@ -285,6 +285,51 @@ def test_a_read_error_at_the_server_fails_that_file_alone(tmp_path, transfer):
 
 
 @both_ways
+def test_of_a_file_with_a_bad_spot_what_came_is_kept(tmp_path, transfer):
+    with Lab(tmp_path, home=UnreadableAfterAMegabyte) as lab:
+        lab.shards(2, rows=3000)
+        lab.sync(transfer=transfer)
+        (planned,) = lab.sync(dry_run=True, transfer=transfer).clusters
+        assert [step.action for step in planned.steps] == ["skip", "resume"]
+
+
+@both_ways
+def test_a_file_with_a_bad_spot_takes_no_other_ones_turn_under_a_limit(tmp_path, transfer):
+    with Lab(tmp_path, home=UnreadableAfterAMegabyte) as lab:
+        lab.shards(3, rows=3000)
+        lab.sync(connections=1, limit_rate=20 * MB, transfer=transfer)
+        assert lab.same() == {"cluster0_gpu0.pkl", "cluster0_gpu2.pkl"}
+
+
+@both_ways
+def test_several_files_that_cannot_be_read_are_one_error_of_the_same_kind(tmp_path, transfer):
+    class Broken(Home):
+        def read(self, *_request):
+            raise asyncssh.SFTPError(asyncssh.FX_FAILURE, "input/output error")
+
+    with Lab(tmp_path, home=Broken) as lab:
+        lab.shards(3)
+        error = lab.sync(transfer=transfer).error
+        assert isinstance(error, RemoteDataError)
+        assert "3 of 3 shards could not be fetched; the first: a: " in error.message
+
+
+@both_ways
+def test_a_file_that_is_gone_when_it_is_opened_leaves_nothing(tmp_path, transfer):
+    class Losing(Home):
+        def open(self, *_request):
+            raise asyncssh.SFTPNoSuchFile("no such file")
+
+    with Lab(tmp_path, home=Losing) as lab:
+        lab.shards(1)
+        error = lab.sync(transfer=transfer).error
+        assert isinstance(error, RemoteChanged)
+        assert "is not there any more" in error.message
+        assert not partials(lab.local)
+        assert not lab.seen(Retrying)
+
+
+@both_ways
 def test_a_file_that_may_not_be_read(tmp_path, transfer):
     class Forbidding(Home):
         def open(self, *_request):

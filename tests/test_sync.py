@@ -23,7 +23,7 @@ from embmerge.events import (
     SyncStarted,
     Warned,
 )
-from embmerge.remote import gate, manifest, retry, transfer, work
+from embmerge.remote import gate, manifest, retry, transfer, verification, work
 from embmerge.remote.gate import Gate
 from embmerge.remote.landing import Landing
 from embmerge.remote.pace import Pace
@@ -489,6 +489,16 @@ def test_never_more_than_a_megabyte_is_here_and_not_noted(lab, monkeypatch, conn
     assert most[0] <= MB
 
 
+def test_one_limit_is_for_all_clusters_together(lab, tmp_path, monkeypatch):
+    paces, reserve = set(), Pace.reserve
+    monkeypatch.setattr(Pace, "reserve", lambda pace, nbytes: (paces.add(pace), reserve(pace, nbytes))[1])
+    lab.shards(1)
+    with Lab(tmp_path, name="b") as other:
+        write_shard(other.remote / "cluster1_gpu0.pkl", start=64)
+        assert lab.sync(others=[other], limit_rate=100 * MB).error is None
+    assert len(paces) == 1
+
+
 def test_a_limited_rate_is_kept(lab):
     lab.shards(1, rows=1000)  # 1 MB
     result = lab.sync(limit_rate=2 * MB)
@@ -590,6 +600,50 @@ def test_a_disk_that_fails_at_the_last_step_ends_the_sync(lab, monkeypatch):
         lab.sync()
 
 
+@both_ways
+def test_what_could_not_be_written_is_not_noted(lab, monkeypatch, transfer):
+    lab.shards(1)
+
+    def full(*_written):
+        raise DiskError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Partial, "write", full)
+        with pytest.raises(DiskError):
+            lab.sync(transfer=transfer)
+    ((step,),) = (each.steps for each in lab.sync(dry_run=True).clusters)
+    assert step.missing == step.file.nbytes
+
+
+def test_what_is_here_when_the_disk_fails_is_for_the_next_run(lab, monkeypatch):
+    lab.shards(1)
+
+    def full(_partial, _target):
+        raise DiskError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Partial, "promote", full)
+        with pytest.raises(DiskError):
+            lab.sync()
+    ((step,),) = (each.steps for each in lab.sync(dry_run=True).clusters)
+    assert (step.action, step.missing) == ("resume", 0)
+    assert lab.sync().error is None
+    assert lab.same()
+
+
+def test_a_sync_ends_when_the_manifest_is_written(lab, monkeypatch):
+    record = manifest.record
+
+    def slowly(folder, **what):
+        threading.Event().wait(0.1)
+        record(folder, **what)
+
+    monkeypatch.setattr(manifest, "record", slowly)
+    (path,) = lab.shards(1)
+    lab.sync()
+    assert path.name in manifest.read(lab.local).shards
+
+
 def test_checksums_of_shards_that_are_not_here_yet_are_asked_for(lab):
     lab.shards(2)
     assert lab.sync(checksum=True).error is None
@@ -635,6 +689,72 @@ def test_a_shard_that_sha256sum_cannot_read_is_told(tmp_path):
         error = lab.sync(checksum=True).error
     assert isinstance(error, RemoteDataError)
     assert "permission denied" in error.message
+
+
+@pytest.mark.parametrize(
+    ("out", "code"),
+    [(b"all is well\n", 0), (b"0" * 64 + b"  x\n" + b"1" * 64 + b"  y\n", 1)],
+    ids=["no sum", "all sums"],
+)
+def test_an_answer_of_sha256sum_that_cannot_be_trusted_is_told(tmp_path, out, code):
+    lab = Lab(tmp_path)
+    answering(lab, out, b"what a day", code)
+    with lab:
+        lab.shards(2)
+        error = lab.sync(checksum=True).error
+    assert isinstance(error, RemoteDataError)
+    assert "what a day" in error.message
+
+
+def test_a_sha256sum_that_does_not_end_is_not_waited_for(tmp_path):
+    lab = Lab(tmp_path)
+    really = lab.server._shell
+
+    async def shell(process):
+        if "null" in process.command:
+            await really(process)
+        else:
+            await process.wait_closed()
+
+    lab.server._shell = shell
+    with lab:
+        lab.shards(1)
+        error = lab.sync(checksum=True, stall_timeout=0.3).error
+    assert isinstance(error, ConnectError)
+    assert "sha256sum gave no answer" in error.message
+
+
+def test_checksums_are_compared_in_a_directory_of_an_odd_name(tmp_path):
+    lab = Lab(tmp_path, sshd={})
+    lab.remote = lab.remote / "it's my \\ $HOME"  # for which sha256sum has a notation of its own
+    lab.remote_dir = str(lab.remote)
+    with lab:
+        lab.shards(1)
+        lab.sync()
+        assert [step.action for step in lab.sync(checksum=True).clusters[0].steps] == ["skip"]
+
+
+def test_an_identical_shard_of_somebody_else_keeps_its_mtime(lab, monkeypatch):
+    (path,) = lab.shards(1)
+    lab.sync()
+    os.utime(lab.local / path.name, (1_600_000_000, 1_600_000_000))
+
+    def denied(*_args, **_how):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "utime", denied)
+    result = lab.sync(checksum=True)
+    assert result.error is None
+    assert [step.action for step in result.clusters[0].steps] == ["skip"]
+
+
+def test_the_manifest_is_not_written_for_each_of_many_small_shards(lab, monkeypatch):
+    written, record = [], manifest.record
+    monkeypatch.setattr(verification, "_WRITE_EVERY", 1000.0)
+    monkeypatch.setattr(manifest, "record", lambda folder, **what: (written.append(what), record(folder, **what)))
+    lab.shards(20, rows=1, dim=8)
+    assert lab.sync().error is None
+    assert [len(what["shards"]) for what in written if what.get("shards")] == [20]
 
 
 def test_a_fraction_of_a_second_is_no_change(lab):

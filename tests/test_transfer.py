@@ -2,16 +2,20 @@
 
 import contextlib
 import threading
+import time
 
 import asyncssh
 import pytest
 
 from embmerge.demo.server import Accounts, Home
-from embmerge.errors import ConnectError, DiskError
-from embmerge.events import Detail, Retrying, Warned
+from embmerge.errors import ConnectError, DiskError, HostKeyError
+from embmerge.events import Detail, Retrying, ShardFetched, ShardProgress, ShardsFound, Warned
 from embmerge.remote import retry
+from embmerge.remote.cluster import Cluster
+from embmerge.remote.credentials import load_credentials
 from embmerge.remote.partial import Partial
 from embmerge.remote.transfer import lanes
+from tests.servers import Login
 from tests.syncing import MB, Lab, write_shard
 
 both_ways = pytest.mark.parametrize("transfer", ["fast", "plain"])
@@ -224,3 +228,102 @@ def test_a_disk_that_fails_while_the_line_is_waited_for_is_what_is_told(tmp_path
         lab.relay.call_after(6 * MB, cut)
         with pytest.raises(DiskError):
             lab.sync(connections=1)
+
+
+@contextlib.contextmanager
+def asking_for_a_code(tmp_path):
+    """A lab whose server asks for a second factor, and what somebody was asked."""
+    asked = []
+
+    def answer(prompt):
+        asked.append(prompt)
+        return "123456"
+
+    with Lab(tmp_path) as lab:
+        lab.server._accounts = lambda: Login(questions=[("Code: ", "123456")])
+        credentials = load_credentials(lab.name, lab.credentials)
+        lab.cluster = lambda settings: Cluster(credentials, settings, observer=lab.see, stop=lab.stop, ask=answer)
+        yield lab, asked
+
+
+@both_ways
+def test_where_a_code_is_asked_one_connection_brings_all(tmp_path, transfer):
+    with asking_for_a_code(tmp_path) as (lab, asked):
+        lab.shards(1, rows=9000)  # worth two
+        assert lab.sync(connections=4, transfer=transfer).error is None
+        assert lab.same()
+        assert (lab.relay.connections, len(asked)) == (1, 1)
+
+
+def test_where_a_code_was_asked_a_line_that_drops_ends_the_sync_and_nobody_is_asked_again(tmp_path):
+    with asking_for_a_code(tmp_path) as (lab, asked):
+        lab.shards(1, rows=4000)
+        lab.relay.rate = 16 * MB
+        lab.relay.cut_after(2 * MB)
+        error = lab.sync().error
+        assert isinstance(error, ConnectError)
+        assert "another connection needs another code" in error.message
+        assert "what is here is kept" in error.hint
+        assert len(asked) == 1
+        assert not lab.seen(Retrying)
+
+
+def test_a_host_key_that_changes_while_shards_come_ends_the_sync_without_another_try(tmp_path):
+    other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
+    with Lab(tmp_path, relay={"delay": 0.005, "rate": 16 * MB}) as lab:
+        lab.shards(1, rows=17_000)  # worth two connections
+        so_far = set()
+
+        def see(event):
+            lab.events.append(event)
+            if isinstance(event, ShardsFound):  # by the first connection; the second is refused
+                (lab.credentials / "known_hosts").write_text(f"[127.0.0.1]:{lab.relay.port} {other}")
+            elif isinstance(event, ShardProgress) or (isinstance(event, Detail) and "host key" in event.text):
+                so_far.add(type(event))
+                if len(so_far) == 2:
+                    lab.relay.cut()
+
+        lab.see = see
+        assert isinstance(lab.sync(connections=2).error, HostKeyError)
+        assert not lab.seen(Retrying)
+
+
+def test_no_connection_of_a_sync_stays_open(tmp_path):
+    with Lab(tmp_path, relay={"delay": 0.005, "rate": 40 * MB}) as lab:
+        lab.shards(2, rows=9000)
+        assert lab.sync(connections=3).error is None
+        assert lab.relay.connections == 3
+        assert lab.relay.over.wait(5)
+
+
+@both_ways
+def test_few_files_are_open_at_the_server_at_the_same_time(tmp_path, transfer):
+    opened, most = set(), []
+
+    class Counting(Home):
+        def open(self, *request):
+            file = super().open(*request)
+            opened.add(file)
+            most.append(len(opened))
+            return file
+
+        def close(self, file):
+            opened.discard(file)
+            super().close(file)
+
+    with Lab(tmp_path, home=Counting) as lab:
+        lab.shards(100, rows=1, dim=8)
+        assert lab.sync(connections=1, transfer=transfer).error is None
+    assert max(most) <= 64
+
+
+def test_after_a_drop_there_is_a_pause(tmp_path, monkeypatch):
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.5)
+    times = {}
+    with Lab(tmp_path) as lab:
+        (path,) = lab.shards(1, rows=400)
+        monkeypatch.setattr(lab, "see", lambda event: times.setdefault(type(event), (time.monotonic(), event)))
+        lab.relay.cut_after(path.stat().st_size)
+        assert lab.sync(connections=1).error is None
+    (dropped, event), (done, _) = times[Retrying], times[ShardFetched]
+    assert done - dropped >= event.pause
