@@ -444,6 +444,19 @@ def test_a_disk_that_hangs_is_not_waited_for_when_all_is_left(tmp_path, monkeypa
         assert left == [10]
 
 
+def test_what_could_not_be_copied_is_not_noted(tmp_path, monkeypatch):
+    abandoned(tmp_path, (0, 10), by=ELSEWHERE)
+    (kept,) = left_behind(tmp_path)
+
+    def full(*_written):
+        raise DiskError("No space left on device")
+
+    monkeypatch.setattr(partial.Partial, "write", full)
+    with pytest.raises(DiskError):
+        kept.copied(threading.Event())
+    assert [each.nbytes for each in left_behind(tmp_path) if each.gone] == [0]
+
+
 def test_what_was_thrown_away_is_not_written_to(tmp_path):
     part = begin(tmp_path, FILE)
     part.discard()
