@@ -23,7 +23,9 @@ from embmerge.errors import (
 )
 from embmerge.events import Checked, ignore
 from embmerge.remote import rungs
+from embmerge.remote.credentials import load_credentials
 from embmerge.remote.doctor import doctor
+from embmerge.remote.firsthop import first_hop
 from embmerge.settings import Settings
 from tests.servers import PASSWORD, Agent, Sshd, make_key
 from tests.test_waiting import ROWS, write
@@ -350,6 +352,12 @@ def test_behind_a_gateway_the_gateway_is_climbed_first(patient):
     assert found["name resolution"].text == "gateway 127.0.0.1 is 127.0.0.1"
     assert found["SSH banner"].ok
     assert found["login"].ok is False
+
+
+def test_gateways_in_a_circle_are_not_followed_for_ever(desk):
+    desk.write("a", gateway="b")
+    desk.write("b", gateway="a")
+    assert first_hop(load_credentials("a", desk.credentials), desk.settings()).what == "gateway "
 
 
 # --- the same by OpenSSH's own server ---------------------------------------------------------------------------------

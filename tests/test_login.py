@@ -377,6 +377,16 @@ def test_a_default_key_may_lie_in_the_agent_alone(tmp_path, desk, own_home, monk
         assert works(desk.cluster())
 
 
+def test_default_keys_are_left_alone_where_ssh_config_names_another(tmp_path, desk, own_home, key):
+    with Sshd(tmp_path, keys=[make_key(own_home / "id_ed25519")]) as sshd:
+        (own_home / "config").write_text(
+            f"Host tensor\n  HostName 127.0.0.1\n  Port {sshd.port}\n  User {sshd.user}\n  IdentityFile {key}\n"
+        )
+        desk.write(address="tensor")
+        with pytest.raises(LoginError, match=f"did not accept the key {key}"):
+            desk.cluster().connect()
+
+
 def test_a_default_key_that_is_locked_hides_no_other(sshd, desk, own_home, key):
     make_key(own_home / "id_ed25519", passphrase="open sesame")
     shutil.copy(key, own_home / "id_rsa")  # of whatever kind it is
@@ -450,6 +460,28 @@ def test_a_key_file_is_for_the_cluster_and_never_for_a_hop_before_it(tmp_path, s
     tensor_behind_a_door(own_home, server(keys=[other]), gateway, key)
     desk.write(address="tensor", username="me", key_file=str(other))
     assert works(desk.cluster())
+
+
+def test_a_passphrase_is_for_the_clusters_key_and_never_for_one_of_a_hop(
+    tmp_path, server, gateway, key, desk, own_home
+):
+    locked = make_key(tmp_path / "keys" / "locked", passphrase="open sesame")
+    tensor_behind_a_door(own_home, server(keys=[locked]), gateway, key)
+    desk.write(address="tensor", username="me", key_file=str(locked), passphrase="open sesame")
+    assert works(desk.cluster())
+
+
+def test_a_code_for_the_gateway_makes_the_connection_the_only_one(tmp_path, server, desk, asked):
+    class Door(Login):
+        def connection_requested(self, *_about):
+            return True
+
+    with embedded(tmp_path / "gate", lambda: Door(questions=[("Code: ", CODE)])) as gate:
+        desk.write("gate", port=gate.port, username="me")
+        desk.write(port=server(passwords={"me": "pw"}), username="me", password="pw", gateway="gate")
+        cluster = desk.connected(ask=asked)
+        assert asked == ["gate: Code: "]
+        assert cluster.single
 
 
 def test_a_gateway_whose_line_dropped_is_opened_again(sshd, gateway, key, desk):
