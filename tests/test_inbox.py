@@ -100,6 +100,15 @@ def test_an_error_of_the_sink_is_kept_for_the_user():
     assert str(inbox.failure) == "disk full"
 
 
+def test_bytes_that_the_sink_refuses_do_not_count_as_received():
+    def full(_offset, _parts):
+        raise OSError("disk full")
+
+    read = Read(0, 3, full)
+    inbox_for(read).feed(data(1, b"abc"))
+    assert read.received == 0
+
+
 def test_read_returns_as_much_as_is_to_be_acknowledged():
     inbox = inbox_for()
     inbox.feed(status(1))

@@ -156,6 +156,13 @@ def test_what_time_does_not_heal_is_told_at_once(waited):
     assert waited.pauses == []
 
 
+def test_a_shard_that_nobody_can_read_is_told_at_once(waited):
+    write(waited.folder, 0)
+    (waited.folder / "cluster0_gpu1.pkl").write_bytes(b"no pickle at all" * 100)
+    assert "cluster0_gpu1.pkl" in waited().error.message
+    assert waited.pauses == []
+
+
 def test_a_missing_directory_is_told_at_once(waited):
     waited.folder.rmdir()
     assert "remote directory not found" in waited().error.message
