@@ -1,5 +1,6 @@
 """What a transfer makes of what OpenSSH's server grants, and of a server that does not fit."""
 
+import asyncio
 import contextlib
 import threading
 import time
@@ -10,7 +11,7 @@ import pytest
 from embmerge.demo.server import Accounts, Home
 from embmerge.errors import ConnectError, DiskError, HostKeyError
 from embmerge.events import Detail, Retrying, ShardFetched, ShardProgress, ShardsFound, Warned
-from embmerge.remote import retry
+from embmerge.remote import gate, retry, transfer
 from embmerge.remote.cluster import Cluster
 from embmerge.remote.credentials import load_credentials
 from embmerge.remote.partial import Partial
@@ -270,22 +271,62 @@ def test_where_a_code_was_asked_a_line_that_drops_ends_the_sync_and_nobody_is_as
 
 def test_a_host_key_that_changes_while_shards_come_ends_the_sync_without_another_try(tmp_path):
     other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
-    with Lab(tmp_path, relay={"delay": 0.005, "rate": 16 * MB}) as lab:
-        lab.shards(1, rows=17_000)  # worth two connections
-        so_far = set()
+    reads, so_far = [], set()
 
-        def see(event):
-            lab.events.append(event)
-            if isinstance(event, ShardsFound):  # by the first connection; the second is refused
-                (lab.credentials / "known_hosts").write_text(f"[127.0.0.1]:{lab.relay.port} {other}")
-            elif isinstance(event, ShardProgress) or (isinstance(event, Detail) and "host key" in event.text):
-                so_far.add(type(event))
-                if len(so_far) == 2:
-                    lab.relay.cut()
+    class Pausing(Home):
+        async def read(self, *request):
+            reads.append(request)
+            if len(reads) > 4:
+                await asyncio.Event().wait()
+            return super().read(*request)
 
+    def see(event):
+        lab.events.append(event)
+        if isinstance(event, ShardsFound):  # by the first connection; the second is refused
+            (lab.credentials / "known_hosts").write_text(f"[127.0.0.1]:{lab.relay.port} {other}")
+        elif isinstance(event, ShardProgress) or (isinstance(event, Detail) and "host key" in event.text):
+            so_far.add(type(event))
+            if len(so_far) == 2:
+                lab.relay.cut()
+
+    with Lab(tmp_path, home=Pausing, relay={"delay": 0.005}) as lab:
         lab.see = see
+        lab.shards(1, rows=9000)  # worth two connections
         assert isinstance(lab.sync(connections=2).error, HostKeyError)
         assert not lab.seen(Retrying)
+
+
+def test_a_further_connection_that_is_not_taken_is_asked_for_twice_and_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "_SECOND_CHANCE", 0.01)
+    monkeypatch.setattr(transfer, "NEAR", 10.0)
+    monkeypatch.setattr(gate, "_PROBE", 0.1)  # by then the first one is at work
+    with Lab(tmp_path, relay={"rate": 16 * MB, "at_most": 1}) as lab:
+        lab.shards(1, rows=9000)  # worth two
+        assert lab.sync(connections=2).error is None
+        assert lab.relay.connections == 3
+
+
+def test_a_further_connection_that_dies_before_it_brings_anything_is_not_opened_again(tmp_path):
+    lines, died = [], asyncio.Event()
+
+    class Dying(Home):
+        def __init__(self, chan):
+            super().__init__(chan)
+            self.line = chan.get_connection()
+            lines.append(self.line)
+
+        async def read(self, *request):
+            if self.line is lines[0]:
+                await died.wait()
+            else:
+                died.set()
+                self.line.abort()
+            return super().read(*request)
+
+    with Lab(tmp_path, home=Dying, relay={"delay": 0.005}) as lab:
+        lab.shards(1, rows=17_000)  # worth two
+        assert lab.sync(connections=2).error is None
+        assert lab.relay.connections == 2
 
 
 def test_no_connection_of_a_sync_stays_open(tmp_path):
