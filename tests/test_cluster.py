@@ -320,13 +320,14 @@ def test_links_named_like_shards_are_told_where_there_is_no_shard(tmp_path):
     assert "cluster0_gpu0.pkl (a link or the like, not followed), elsewhere" in message
 
 
-def test_where_one_session_is_granted_a_missing_directory_is_told_all_the_same(tmp_path, desk):
-    key = make_key(tmp_path / "keys" / "mine")
-    with Sshd(tmp_path, keys=[key], lines=["MaxSessions 1"]) as sshd:
-        desk.write(port=sshd.port, username=sshd.user, key_file=str(key), remote_dir="nowhere")
-        cluster = desk.connected()
-        with cluster.one_session(), pytest.raises(RemoteDataError, match="not found"):
+def test_a_session_that_was_kept_ends_before_paramiko_gets_one(remote, desk):
+    desk.write(port=desk.port, username="me", password="pw", remote_dir="nowhere")
+    cluster = desk.connected()
+    with cluster.one_session():
+        kept = cluster._kept
+        with pytest.raises(RemoteDataError, match="not found"):
             cluster.listing()
+        assert kept._channel.closed
 
 
 def test_a_line_that_freezes_under_paramikos_own_client_is_lost(tmp_path):
