@@ -10,6 +10,7 @@ import pytest
 from embmerge.demo.server import Home
 from embmerge.errors import ConnectError, ConnectionLost, RemoteDataError, ShardError, TruncatedShard
 from embmerge.remote.cluster import Cluster
+from embmerge.remote.files import no_shards
 from tests.servers import PASSWORD, Login, Sshd, embedded, make_key
 from tests.shards import dumped, make_shard, rows_of, shard_of
 from tests.syncing import Lab
@@ -53,7 +54,7 @@ def no_listing(desk, **facts):
         desk.write(port=desk.port, username="me", password="pw", **facts)
     cluster = desk.connected()
     with pytest.raises(RemoteDataError) as caught:
-        raise cluster.no_shards(cluster.listing())
+        raise no_shards(cluster.name, cluster.listing())
     assert caught.value.exit_code == 4
     return caught.value
 
@@ -315,7 +316,7 @@ def test_links_named_like_shards_are_told_where_there_is_no_shard(tmp_path):
         (lab.remote / "cluster0_gpu0.pkl").symlink_to(lab.remote / "elsewhere")
         cluster = lab.cluster(lab.settings())
         cluster.connect()
-        message = cluster.no_shards(cluster.listing()).message
+        message = no_shards(cluster.name, cluster.listing()).message
         cluster.close()
     assert "cluster0_gpu0.pkl (a link or the like, not followed), elsewhere" in message
 
@@ -328,6 +329,17 @@ def test_a_session_that_was_kept_ends_before_paramiko_gets_one(remote, desk):
         with pytest.raises(RemoteDataError, match="not found"):
             cluster.listing()
         assert kept._channel.closed
+
+
+@pytest.mark.parametrize("transfer", ["fast", "plain"])
+def test_where_one_session_is_granted_one_that_ends_late_is_waited_for(tmp_path, desk, transfer):
+    key = make_key(tmp_path / "keys" / "mine")
+    late = "ForceCommand /usr/lib/openssh/sftp-server; sleep 0.3"
+    with Sshd(tmp_path, keys=[key], lines=["MaxSessions 1", late]) as sshd:
+        desk.write(port=sshd.port, username=sshd.user, key_file=str(key), remote_dir=str(sshd.home))
+        cluster = desk.connected(transfer=transfer)
+        for _ in range(2):
+            assert cluster.listing().remote_dir == str(sshd.home)
 
 
 def test_a_line_that_freezes_under_paramikos_own_client_is_lost(tmp_path):

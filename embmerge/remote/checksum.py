@@ -105,7 +105,7 @@ def _run(cluster: Cluster, command: str, timeout: float, stop: threading.Event) 
     transport = cluster.connection.transport
     result = None
     try:
-        promise = cluster.connection.run(command, hide=True, warn=True, asynchronous=True)
+        promise = cluster.begun(lambda: cluster.connection.run(command, hide=True, warn=True, asynchronous=True))
         while not promise.runner.process_is_finished:
             if stop.is_set() or time.monotonic() > deadline:
                 promise.runner.kill()

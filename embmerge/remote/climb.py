@@ -13,7 +13,7 @@ from embmerge.events import Event, HostKeyAccepted
 from embmerge.plaintext import duration, printable, size
 from embmerge.remote.cluster import Cluster
 from embmerge.remote.credentials import SUFFIX, Credentials, load_credentials
-from embmerge.remote.files import Listing
+from embmerge.remote.files import Listing, no_shards
 from embmerge.remote.firsthop import first_hop
 from embmerge.remote.ladder import Ladder, Rung
 from embmerge.remote.login import Ask
@@ -125,7 +125,7 @@ class Climb:
 
     def _headers(self, cluster: Cluster, listing: Listing) -> tuple[ShardHeader, ...]:
         if not listing.shards:
-            raise cluster.no_shards(listing)
+            raise no_shards(cluster.name, listing)
         headers = []
         for _file, header in cluster.headers(listing.shards):
             if not isinstance(header, ShardHeader):

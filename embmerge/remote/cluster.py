@@ -5,6 +5,7 @@ import math
 import posixpath
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -19,14 +20,14 @@ from embmerge.events import Connected, Connecting, Observer, ignore
 from embmerge.plaintext import printable
 from embmerge.remote import headers
 from embmerge.remote.credentials import Credentials
-from embmerge.remote.files import Listing, RemoteFile, RemoteStat, sorted_out
+from embmerge.remote.files import Listing, RemoteFile, RemoteStat, some, sorted_out
 from embmerge.remote.login import Ask, Door
 from embmerge.remote.retry import persistently
 from embmerge.remote.sftp import SftpChannel, WireError, beginning, is_over
 from embmerge.settings import Settings
-from embmerge.shard import SHARD_NAME, ShardHeader
+from embmerge.shard import ShardHeader
 
-_SHOWN = 5  # names in a message
+_FREED_WITHIN, _SOON = 1.0, 0.05  # seconds
 _AT_FIRST = 1  # retries of a host that was never reached
 
 Outcome = TypeVar("Outcome")
@@ -53,7 +54,7 @@ class Cluster:
         self._door = Door(credentials, settings, observer, ask)
         self._configured_dir = credentials.remote_dir or settings.remote_dir
         self._connection: fabric.Connection | None = None
-        self._reached = False
+        self._reached = self._had_session = False
         self._kept: SftpChannel | None = None
         self.round_trip = math.inf  # seconds, the shortest that was seen
 
@@ -132,17 +133,30 @@ class Cluster:
         """Close a connection that `another` gave."""
         self._door.hang_up(connection)
 
+    def begun(self, begin: Callable[[], Outcome]) -> Outcome:
+        """What `begin` gives, which opens a session on this connection.
+
+        Where there was one before, a refusal is not believed at once: OpenSSH counts a session that we have closed
+        until its program has ended.
+        """
+        deadline = time.monotonic() + _FREED_WITHIN
+        while True:
+            try:
+                session = begin()
+            except paramiko.ChannelException:  # noqa: PERF203  it waits anyway
+                if not self._had_session or time.monotonic() > deadline or self._stop.wait(_SOON):
+                    raise
+            else:
+                self._had_session = True
+                return session
+
     @contextmanager
     def sftp(self) -> Iterator[paramiko.SFTPClient]:
         """A client of paramiko's own on a session of its own, with every wait bounded."""
         self._let_go()  # a server may grant one session at a time
-        transport, limit = self.connection.transport, self._settings.stall_timeout
         try:
-            with beginning(transport, limit):
-                client = paramiko.SFTPClient.from_transport(transport)
-            if client is None:
-                raise ConnectionLost(f"{self.name}: the connection was lost")
-            client.get_channel().settimeout(limit)
+            client = self.begun(self._own_client)
+            client.get_channel().settimeout(self._settings.stall_timeout)
             with client:
                 try:
                     yield client
@@ -155,6 +169,14 @@ class Cluster:
         except (TimeoutError, EOFError, ConnectionError, paramiko.SSHException) as error:
             text = printable(str(error)) or "closed by the server"
             raise ConnectionLost(f"{self.name}: connection lost: {text}", hint="run it again") from error
+
+    def _own_client(self) -> paramiko.SFTPClient:
+        transport = self.connection.transport
+        with beginning(transport, self._settings.stall_timeout):
+            client = paramiko.SFTPClient.from_transport(transport)
+        if client is None:
+            raise ConnectionLost(f"{self.name}: the connection was lost")
+        return client
 
     def listing(self) -> Listing:
         """What lies in the remote directory.
@@ -225,22 +247,11 @@ class Cluster:
             return RemoteDataError(
                 f"{self.name}: {printable(path)} is no directory", hint="set remote_dir to the folder of the shards"
             )
-        there = _some([printable(name, 40) for name in names if not name.startswith(".")]) or "nothing"
+        there = some([printable(name, 40) for name in names if not name.startswith(".")]) or "nothing"
         return RemoteDataError(
             f"{self.name}: remote directory not found: {printable(path)}; the nearest that exists is "
             f"{printable(parent)}, with {there} in it",
             hint=f"set remote_dir in its credentials, or make it on the cluster: mkdir -p {quote(printable(path))}",
-        )
-
-    def no_shards(self, listing: Listing) -> RemoteDataError:
-        """The error for a listing without a shard."""
-        links = [f"{name} (a link or the like, not followed)" for name in listing.others if SHARD_NAME.fullmatch(name)]
-        rest = [name for name in listing.others if not SHARD_NAME.fullmatch(name)]
-        there = _some([*links, *(printable(file.name, 60) for file in listing.checkpoints), *rest]) or "nothing at all"
-        return RemoteDataError(
-            f"{self.name}: no embedding files found: no file named cluster*_gpu*.pkl in "
-            f"{printable(listing.remote_dir)}; there is {there}",
-            hint="is remote_dir right, and have the workers finished?",
         )
 
     def look_again(self, files: Sequence[RemoteFile]) -> list[RemoteFile | None]:
@@ -288,7 +299,8 @@ class Cluster:
 
     def _open_channel(self) -> SftpChannel:
         try:
-            return SftpChannel(self.connection.transport, stall_timeout=self._settings.stall_timeout)
+            timeout = self._settings.stall_timeout
+            return self.begun(lambda: SftpChannel(self.connection.transport, stall_timeout=timeout))
         except paramiko.ChannelException as error:
             raise no_session(self.name, error) from error
 
@@ -322,8 +334,3 @@ def _facts(entry: paramiko.SFTPAttributes) -> RemoteStat:
     return RemoteStat(
         entry.st_size or 0, int(entry.st_mtime or 0), regular=stat.S_ISREG(mode), directory=stat.S_ISDIR(mode)
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

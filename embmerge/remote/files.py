@@ -2,13 +2,15 @@
 
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from embmerge.errors import RemoteDataError
 from embmerge.plaintext import printable
 from embmerge.shard import SHARD_NAME
 
 CHECKPOINT_NAME = re.compile(r"(cluster\d{1,9}_gpu\d{1,9})_checkpoint_(\d{1,12})\.pkl")  # worker, rows so far
+_SHOWN = 5  # names in a message
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,24 @@ def sorted_out(cluster: str, directory: str, entries: Iterable[tuple[str, Remote
         else:
             others.append(printable(name, 80) + ("/" if facts.directory else ""))
     return Listing(directory, tuple(sorted(shards, key=_numbers)), tuple(checkpoints), tuple(sorted(others)))
+
+
+def no_shards(cluster: str, listing: Listing) -> RemoteDataError:
+    """The error for a listing without a shard, which names what is there."""
+    links = [f"{name} (a link or the like, not followed)" for name in listing.others if SHARD_NAME.fullmatch(name)]
+    rest = [name for name in listing.others if not SHARD_NAME.fullmatch(name)]
+    there = some([*links, *(printable(file.name, 60) for file in listing.checkpoints), *rest]) or "nothing at all"
+    return RemoteDataError(
+        f"{cluster}: no embedding files found: no file named cluster*_gpu*.pkl in "
+        f"{printable(listing.remote_dir)}; there is {there}",
+        hint="is remote_dir right, and have the workers finished?",
+    )
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few of `names`, and how many more there are."""
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def _numbers(file: RemoteFile) -> tuple[int, ...]:

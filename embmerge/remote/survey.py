@@ -12,7 +12,7 @@ from embmerge.errors import EmbmergeError, RemoteDataError, TruncatedShard
 from embmerge.events import ClusterDone, ClusterFailed, Observer, ShardInspected, ShardsFound, ignore
 from embmerge.plaintext import printable
 from embmerge.remote.cluster import Cluster
-from embmerge.remote.files import RemoteFile
+from embmerge.remote.files import RemoteFile, no_shards
 from embmerge.remote.together import together
 from embmerge.shard import ShardHeader
 
@@ -131,7 +131,7 @@ def _look(cluster: Cluster, observer: Observer) -> ClusterSurvey:
     files = listing.shards
     observer(ShardsFound(cluster.name, len(files), sum(file.nbytes for file in files), listing.remote_dir))
     if not files:
-        error = cluster.no_shards(listing)
+        error = no_shards(cluster.name, listing)
         observer(ClusterFailed(cluster.name, error.message, error.hint))
         return ClusterSurvey(cluster.name, listing.remote_dir, (), listing.checkpoints, listing.others, error)
     findings = []

@@ -28,7 +28,7 @@ from embmerge.plaintext import printable, size
 from embmerge.remote import checksum as checksums
 from embmerge.remote import manifest
 from embmerge.remote.cluster import Cluster
-from embmerge.remote.files import RemoteFile
+from embmerge.remote.files import RemoteFile, no_shards
 from embmerge.remote.gate import Gate
 from embmerge.remote.pace import Pace
 from embmerge.remote.partial import Kept, left_behind, sweep, tidy
@@ -125,7 +125,7 @@ class _Run:
             listing = cluster.working(cluster.listing)
             files = listing.shards
             if not files:
-                raise cluster.no_shards(listing)
+                raise no_shards(cluster.name, listing)
             self.observer(ShardsFound(cluster.name, len(files), sum(file.nbytes for file in files), listing.remote_dir))
             if not self.checksum:
                 return _Look(cluster, files, {}, None)
