@@ -180,8 +180,9 @@ def _stream(
                 # blocks end alike however soon the articles are known: figures depend on them in the last digit
                 stop = min(row + step, header.end, plan.certain if row < plan.certain else last)
                 rows = read_rows(file, header, row - header.start, stop - header.start)
+                rows = _converted(rows, plan.dtype, source)
                 quality.add(rows, row)
-                writer.write(_converted(rows, plan.dtype, source))
+                writer.write(rows)
                 row = stop
                 observer(RowsWritten(row, plan.coverage.rows))
     articles = articles or counted(plan, reading.result(), observer)

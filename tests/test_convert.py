@@ -12,9 +12,11 @@ import pytest
 from embmerge.convert import convert
 from embmerge.errors import DiskError, LocalDataError, UsageError
 from embmerge.events import RowsWritten, Saved, Saving
+from embmerge.merge import merge
 from embmerge.mergedfile import SUFFIXES, open_merged
 from embmerge.mergedfile.pkl import PickleMerged
 from tests.mergedsets import articles_of, damage, metadata_of, rows_of, write_set
+from tests.shards import make_dataset
 
 
 def numbered(count=500):
@@ -46,6 +48,13 @@ def test_rows_that_were_damaged_since_they_were_merged_are_not_passed_on(tmp_pat
     with pytest.raises(LocalDataError, match=f"are not those that were merged: .*{what}"):
         convert(path, tmp_path / "b.pkl")
     assert not (tmp_path / "b.pkl").exists()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_what_a_merge_has_converted_is_what_it_says(tmp_path, dtype):
+    shards, articles, _ = make_dataset(tmp_path, 200, 2, 4)
+    merge(shards, articles, tmp_path / "m.pkl", dtype=dtype)
+    assert convert(tmp_path / "m.pkl", tmp_path / "b.npy").dtype == dtype
 
 
 def test_an_output_that_holds_a_list_is_not_replaced(tmp_path):
