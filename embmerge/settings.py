@@ -109,4 +109,6 @@ def _problem(name: str, what: str, values: Mapping[str, Any], given: Mapping[str
         return f"{where}: there is no such setting"
     if name == "limit_rate":
         what = "expected a rate such as 20M (bytes a second, K, M or G)"
-    return f"{where}: {what}, got {printable(values[name])!a}"
+    value = values[name]
+    got = {type(None): "nothing", list: "a list", dict: "a section"}.get(type(value), f"{printable(value)!a}")
+    return f"{where}: {what}, got {got}"

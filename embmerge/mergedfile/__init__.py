@@ -139,6 +139,6 @@ def room_needed(output: Path, rows: int, row_nbytes: int) -> int:
 def _format(path: Path, part: int) -> Any:
     names = _FORMATS.get(path.suffix)
     if names is None:
-        shown = printable(path.suffix) or "no suffix"
-        raise UsageError(f"{path}: {shown} is no known format", hint=f"end it in one of {', '.join(SUFFIXES)}")
+        what = f"{printable(path.suffix)} is no known format" if path.suffix else "its name says no format"
+        raise UsageError(f"{path}: {what}", hint=f"end it in one of {', '.join(SUFFIXES)}")
     return getattr(import_module(f"{__name__}.{names[0]}"), names[part])
