@@ -110,5 +110,6 @@ def _problem(name: str, what: str, values: Mapping[str, Any], given: Mapping[str
     if name == "limit_rate":
         what = "expected a rate such as 20M (bytes a second, K, M or G)"
     value = values[name]
-    got = {type(None): "nothing", list: "a list", dict: "a section"}.get(type(value), f"{printable(value)!a}")
+    words = {type(None): "nothing", list: "a list", dict: "a section", float: str(value)}
+    got = words.get(type(value), f"{printable(value)!a}")
     return f"{where}: {what}, got {got}"

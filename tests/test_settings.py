@@ -70,7 +70,7 @@ def test_a_home_that_nobody_has_stays_as_it_is_written():
     assert resolve({"embeddings": "~nobody-of-that-name/emb"}, {}).embeddings == Path("~nobody-of-that-name/emb")
 
 
-@pytest.mark.parametrize(("value", "shown"), [(None, "nothing"), ([1], "a list"), ({}, "a section"), ("x", "'x'")])
+@pytest.mark.parametrize(("value", "shown"), [(None, "nothing"), ([1], "a list"), (2.5, "2.5"), ("x", "'x'")])
 def test_what_was_given_instead_is_shown_in_words(value, shown):
     with pytest.raises(SettingsError, match=f"got {shown}$"):
         resolve({"retries": value}, {})
