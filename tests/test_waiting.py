@@ -176,6 +176,20 @@ def test_looks_grow_rarer_until_the_time_is_over(waited):
     assert waited.pauses == [FIRST_PAUSE, FIRST_PAUSE * GROWTH, FIRST_PAUSE * GROWTH**2, pytest.approx(12.5)]
 
 
+def test_a_wait_that_was_too_short_says_so(waited):
+    write(waited.folder, 0)
+    waited(minutes=1)
+    assert [event.text for event in waited.events if isinstance(event, e.Warned)] == [
+        "after 1 min it is still not complete: this is how it stands"
+    ]
+
+
+def test_a_wait_that_was_long_enough_warns_of_nothing(waited):
+    write(waited.folder, 0)
+    waited(lambda: write(waited.folder, 1))
+    assert not any(isinstance(event, e.Warned) for event in waited.events)
+
+
 def test_a_stop_ends_the_wait(waited):
     stop = threading.Event()
 

@@ -13,7 +13,7 @@ from functools import partial
 
 from embmerge.coverage import Gap
 from embmerge.errors import ConnectError, ConnectionLost, Interrupted, RemoteDataError, ShardError, UsageError
-from embmerge.events import ClusterFailed, Event, Observer, Waiting, ignore
+from embmerge.events import ClusterFailed, Event, Observer, Waiting, Warned, ignore
 from embmerge.plaintext import printable
 from embmerge.remote.cluster import Cluster
 from embmerge.remote.files import CHECKPOINT_NAME, RemoteFile
@@ -87,6 +87,8 @@ def survey_when_done(
         if left <= 0 or not workers:
             for failure in failures:
                 observer(failure)
+            if workers and not found.ok:
+                observer(Warned(f"after {most:g} min it is still not complete: this is how it stands"))
             return found
         seconds = min(seconds, left)
         for worker in workers:
