@@ -130,7 +130,8 @@ def sync(
 ) -> None:
     """Download the shards of the clusters; unchanged ones are skipped."""
     with session(c, locals()) as s, _fleet(s) as fleet:
-        _sync(s, fleet, dry_run=dry_run or c.config.run.dry, checksum=checksum)
+        dry_run = dry_run or c.config.run.dry
+        _sync(s, fleet, dry_run=dry_run, checksum=checksum)
         s.console.next(s.command("merge" if not dry_run else "sync", "embeddings", *(CONNECTED if dry_run else ())))
 
 
@@ -210,7 +211,7 @@ def inspect(c: Context, path: Flag = None, json: bool = False, quiet: bool = Fal
     with session(c, locals()) as s:
         from embmerge.inspection import inspect as look
 
-        s.console.show(look(Path(path) if path else s.settings.output))
+        s.console.show(look(_place(path) or s.settings.output))
 
 
 @_task("path", output="file to write; its suffix picks the format: .pkl .npy .safetensors .parquet")
@@ -223,9 +224,10 @@ def convert(
         from embmerge.errors import UsageError
 
         _refuse_dry(c)
-        if not output:
+        place = _place(output)
+        if not place:
             raise UsageError("convert needs --output", hint="its suffix picks the format: --output x.parquet")
-        s.console.show(run(Path(path) if path else s.settings.output, Path(output), observer=s.console))
+        s.console.show(run(_place(path) or s.settings.output, place, observer=s.console))
 
 
 @_task("path", "article", output="page to write, an .html (default: beside the merged file)")
@@ -243,8 +245,7 @@ def report(
         from embmerge.report import report as write
 
         _refuse_dry(c)
-        place = Path(output) if output else None
-        done = write(Path(path) if path else s.settings.output, output=place, article=article, observer=s.console)
+        done = write(_place(path) or s.settings.output, output=_place(output), article=article, observer=s.console)
         s.console.show(done)
         if done.error:
             raise done.error
@@ -284,7 +285,7 @@ def _look(s: Session, fleet: "Fleet", wait: str | None, *, merging: bool) -> "di
     s.console.expect([cluster.name for cluster in fleet.clusters])
     found = survey_when_done(
         fleet.clusters,
-        counting(s.settings, fleet.others, merging=merging),
+        counting(s.settings, fleet.others, merging=merging, named=bool(s.typed.get("articles"))),
         minutes(wait),
         observer=s.console,
         stop=s.stop,
@@ -328,6 +329,11 @@ def _merge(s: Session) -> None:
     )
 
 
+def _place(typed: Flag) -> Path | None:
+    """The path that was typed; after `--path=` no shell expands a ~."""
+    return Path(typed).expanduser() if typed else None
+
+
 def _refuse_dry(c: Context) -> None:
     from embmerge.errors import UsageError
 
@@ -346,7 +352,7 @@ def session(c: Context, flags: Mapping[str, Any], **special: Any) -> Iterator[Se
     from embmerge.settings import NAMES, from_environment, resolve
 
     section = c.config.get("embmerge") or {}  # None if all of it is commented out
-    configured = {**section, **from_environment(os.environ)} if hasattr(section, "keys") else None
+    configured = {**from_environment(os.environ), **section} if hasattr(section, "keys") else None
     given = {name: flags[name] for name in NAMES if name in flags} | special
     stop = threading.Event()
     failure: EmbmergeError | None = None

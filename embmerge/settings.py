@@ -62,7 +62,7 @@ _PATHS = {field.name for field in fields(Settings) if isinstance(field.default, 
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The settings in `environ`. Invoke itself takes only those that invoke.yaml has a line for, and no other amiss."""
+    """The settings in `environ`. Invoke itself takes only those for which invoke.yaml has a line."""
     return {name[len(_PREFIX) :].lower(): text for name, text in environ.items() if name.startswith(_PREFIX)}
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from embmerge.errors import CredentialsError, LocalDataError
+from embmerge.remote import manifest
 from embmerge.remote.fleet import counting, fleet, terms
-from embmerge.settings import Settings
 from tests.servers import Login, embedded
 from tests.shards import make_dataset
 
@@ -73,20 +73,18 @@ def test_articles_that_are_here_are_counted(wanted):
     assert wanted().articles == 60
 
 
-def test_to_look_takes_no_articles(wanted, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert wanted(articles=Settings.articles).articles is None
+def test_to_look_takes_no_articles(wanted, tmp_path):
+    assert wanted(articles=tmp_path / "none.pkl").articles is None
 
 
-def test_to_look_without_articles_goes_by_the_number_that_is_expected(wanted, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert wanted(articles=Settings.articles, expected_articles=70).articles == 70
+def test_to_look_without_articles_goes_by_the_number_that_is_expected(wanted, tmp_path):
+    assert wanted(articles=tmp_path / "none.pkl", expected_articles=70).articles == 70
 
 
 @pytest.mark.parametrize("look", [terms, counting])
 def test_articles_that_were_named_must_be_here_even_to_look(desk, tmp_path, look):
     with pytest.raises(LocalDataError, match=r"none\.pkl"):
-        look(desk.settings(articles=tmp_path / "none.pkl"), (), merging=False)
+        look(desk.settings(articles=tmp_path / "none.pkl"), (), merging=False, named=True)
 
 
 def test_to_merge_takes_articles(wanted, tmp_path):
@@ -116,14 +114,27 @@ def test_a_merge_of_some_clusters_counts_what_is_here_of_the_others(wanted):
     assert sum(header.rows for header in wanted(others=("b",), merging=True).local) == 100
 
 
-def test_a_merge_of_all_clusters_counts_what_is_here_besides(wanted):
-    assert sum(header.rows for header in wanted(merging=True).local) == 100
+def test_a_merge_of_all_clusters_goes_by_what_lies_there(wanted):
+    assert wanted(merging=True).local == ()
 
 
 def test_a_shard_that_is_damaged_here_hides_no_other(wanted, tmp_path):
     shards = sorted((tmp_path / "job" / "embeddings").glob("*.pkl"))
     shards[0].write_bytes(b"no shard")
-    assert len(wanted(merging=True).local) == len(shards) - 1
+    assert len(wanted(others=("b",), merging=True).local) == len(shards) - 1
+
+
+def test_a_shard_that_came_from_a_cluster_that_is_asked_fills_no_gap(wanted, tmp_path):
+    folder = tmp_path / "job" / "embeddings"
+    one, other = sorted(folder.glob("*.pkl"))[:2]
+    entries = {
+        path.name: manifest.Entry(cluster, f"/out/{path.name}", 1, 1, "0" * 64, (0, 1), "")
+        for path, cluster in ((one, "a"), (other, "b"))
+    }
+    manifest.record(folder, shards=entries)
+    local = wanted(others=("b",), merging=True).local
+    assert one.name not in {header.name for header in local}
+    assert next(header.cluster for header in local if header.name == other.name) == "b"
 
 
 def test_a_look_at_some_clusters_leaves_rows_for_the_others(wanted):

@@ -8,6 +8,7 @@ from functools import cache, partial
 
 from embmerge.errors import LocalDataError
 from embmerge.events import Observer
+from embmerge.remote import manifest
 from embmerge.remote.cluster import Cluster
 from embmerge.remote.credentials import configured, load_credentials
 from embmerge.remote.login import Ask
@@ -30,7 +31,7 @@ def fleet(settings: Settings, *, observer: Observer, stop: threading.Event, ask:
 
     Raises `CredentialsError` before anything is connected.
     """
-    known = configured(settings.credentials)
+    known = configured(settings.credentials, observer)
     names = settings.clusters or known
     credentials = [load_credentials(name, settings.credentials, observer) for name in names]
     clusters = tuple(Cluster(each, settings, observer=observer, stop=stop, ask=ask) for each in credentials)
@@ -41,14 +42,15 @@ def fleet(settings: Settings, *, observer: Observer, stop: threading.Event, ask:
             cluster.close()
 
 
-def terms(settings: Settings, others: tuple[str, ...], *, merging: bool) -> Terms:
+def terms(settings: Settings, others: tuple[str, ...], *, merging: bool, named: bool = False) -> Terms:
     """What a merge of the fleet's shards would ask for.
 
-    `merging`: a merge is to follow. Then there must be an articles file, and what the folder holds besides counts: it
-    will be merged, too. Otherwise the articles are counted if they are here. Raises `LocalDataError`.
+    `merging`: a merge is to follow. Then there must be an articles file, and what the folder holds of the clusters that
+    are not asked counts. Otherwise the articles are counted if they are here, or must be if they were `named`. Raises
+    `LocalDataError`.
     """
     articles = expected = settings.expected_articles
-    if _asks_articles(settings, merging=merging):
+    if merging or named or settings.articles.exists():
         from embmerge.articles import count_articles  # noqa: PLC0415  needs numpy, as nothing else here does
 
         articles = count_articles(settings.articles)
@@ -57,7 +59,7 @@ def terms(settings: Settings, others: tuple[str, ...], *, merging: bool) -> Term
                 f"{settings.articles} holds {articles:,} articles, but {expected:,} are expected",
                 hint="name another file with --articles, or set `expected_articles` in invoke.yaml",
             )
-    local = _local(settings) if merging else ()
+    local = _local(settings, others) if merging and others else ()
     return Terms(
         articles=articles,
         max_extra_rows=settings.max_extra_rows,
@@ -67,29 +69,30 @@ def terms(settings: Settings, others: tuple[str, ...], *, merging: bool) -> Term
     )
 
 
-def counting(settings: Settings, others: tuple[str, ...], *, merging: bool) -> Callable[[], Terms]:
+def counting(settings: Settings, others: tuple[str, ...], *, merging: bool, named: bool = False) -> Callable[[], Terms]:
     """How to find the `terms`, which takes seconds; once they are found, they are at hand.
 
     Raises `LocalDataError` at once if there is no articles file, or what is there is none.
     """
-    if _asks_articles(settings, merging=merging):
+    if merging or named or settings.articles.exists():
         from embmerge.articles import first_article  # noqa: PLC0415  as above
 
         first_article(settings.articles)
-    return cache(partial(terms, settings, others, merging=merging))
+    return cache(partial(terms, settings, others, merging=merging, named=named))
 
 
-def _asks_articles(settings: Settings, *, merging: bool) -> bool:
-    """Whether there must be an articles file, or is one: whoever names one does not want it passed over."""
-    return merging or settings.articles.exists() or settings.articles != Settings.articles
+def _local(settings: Settings, others: tuple[str, ...]) -> tuple[ShardHeader, ...]:
+    """The headers of the shards that are here and may be from `others`; of one that has none the merge will speak.
 
-
-def _local(settings: Settings) -> tuple[ShardHeader, ...]:
-    """The headers of the shards that are here; one that has none may be fetched anew, or the merge will name it."""
+    What came from a cluster that is asked, and is not there any more, fills no gap.
+    """
+    known = manifest.read(settings.embeddings).shards
     headers, paths = [], []
     with suppress(LocalDataError):  # no folder yet
         paths = local_shards(settings.embeddings)
     for path in paths:
-        with suppress(LocalDataError, OSError), path.open("rb") as file:
-            headers.append(read_header(file, path.stat().st_size, path.name, cluster=f"in {settings.embeddings}"))
+        cluster = known[path.name].cluster if path.name in known else None
+        if cluster is None or cluster in others:
+            with suppress(LocalDataError, OSError), path.open("rb") as file:
+                headers.append(read_header(file, path.stat().st_size, path.name, cluster=cluster))
     return tuple(headers)
