@@ -37,8 +37,8 @@ def convert(path: Path, output: Path, *, observer: Observer = ignore) -> Convert
     little-endian, and .parquet has ids of one type. `output` is replaced only when the new file is complete. Memory
     does not grow with the number of rows.
 
-    Raises `UsageError` (unknown suffix, or both are the same file), `LocalDataError` (no merged file, or a damaged
-    one: its norms must be those of its `quality_metrics`), `DiskError` (full or not writable).
+    Raises `UsageError` (both are the same file, or an `output` that merge would refuse), `LocalDataError` (no merged
+    file, or a damaged one: its norms must be those of its `quality_metrics`), `DiskError` (full or not writable).
     """
     began = time.monotonic()
     output = check_output(output)

@@ -80,15 +80,17 @@ def merge(
 ) -> MergeResult:
     """Merge `shards` into `output`, one row an article of the file `articles`, in row order.
 
-    The suffix of `output` picks the format (`embmerge.mergedfile.SUFFIXES`); an existing file is replaced only when
-    the new one is complete. `expected_articles`: another number of articles is an error. `max_extra_rows`: so many
-    rows after the last article are left out, more are an error. `dtype` ('float16', 'float32' or 'float64') converts;
-    without it all shards must have the same. `clusters` says which cluster a shard's file name came from. `observer`
-    is told what happens (`embmerge.events`). Peak memory is some 80 MB (95 for Fortran's order), and 0.3 KB an article.
+    The suffix of `output` picks the format (`embmerge.mergedfile.SUFFIXES`); an existing file, or that which a link
+    leads to, is replaced only when the new one is complete. `expected_articles`: another number of articles is an
+    error. `max_extra_rows`: so many rows after the last article are left out, more are an error. `dtype` ('float16',
+    'float32' or 'float64') converts; without it all shards must have the same. `clusters` says which cluster a shard's
+    file name came from. `observer` is told what happens (`embmerge.events`). Peak memory is some 80 MB (95 for
+    Fortran's order), and 0.3 KB an article.
 
     Raises `LocalDataError` (shards that do not fit together, articles, NaN or Inf), `ShardError` (a shard that cannot
     be read), `DiskError` (full, not writable), `UsageError` (an unknown suffix or dtype, an `output` that is one of the
-    inputs, a `SOURCE_DATE_EPOCH` that is no time). A KeyboardInterrupt leaves nothing.
+    inputs, or holds a list, or has a shard's name, a `SOURCE_DATE_EPOCH` that is no time). A KeyboardInterrupt leaves
+    nothing.
     """
     began = time.monotonic()
     _check_apart(output, (articles, *shards))

@@ -13,7 +13,7 @@ from embmerge.convert import convert
 from embmerge.errors import DiskError, LocalDataError, UsageError
 from embmerge.events import RowsWritten, Saved, Saving
 from embmerge.merge import merge
-from embmerge.mergedfile import SUFFIXES, open_merged
+from embmerge.mergedfile import SUFFIXES, open_merged, open_writer
 from embmerge.mergedfile.pkl import PickleMerged
 from tests.mergedsets import articles_of, damage, metadata_of, rows_of, write_set
 from tests.shards import make_dataset
@@ -55,6 +55,16 @@ def test_what_a_merge_has_converted_is_what_it_says(tmp_path, dtype):
     shards, articles, _ = make_dataset(tmp_path, 200, 2, 4)
     merge(shards, articles, tmp_path / "m.pkl", dtype=dtype)
     assert convert(tmp_path / "m.pkl", tmp_path / "b.npy").dtype == dtype
+
+
+def test_float16_rows_that_were_measured_before_they_were_rounded_are_no_damage(tmp_path):
+    rows = rows_of(500, 2, "<f2")
+    metadata = metadata_of(rows_of(500, 2))  # of the same rows in float32
+    metadata["quality_metrics"]["dtype"] = "float16"
+    with open_writer(tmp_path / "a.pkl", 500, 2, rows.dtype) as writer:
+        writer.write(rows)
+        writer.finish(articles_of(500), metadata)
+    assert convert(tmp_path / "a.pkl", tmp_path / "b.npy").rows == 500
 
 
 def test_an_output_that_holds_a_list_is_not_replaced(tmp_path):

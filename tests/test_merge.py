@@ -488,11 +488,17 @@ def test_an_output_that_links_to_itself_is_replaced(tmp_path):
     assert not link.is_symlink()
 
 
-def test_an_output_that_links_to_another_kind_of_file_is_refused(tmp_path):
-    link = tmp_path / "link.pkl"
-    link.symlink_to(tmp_path / "notes.txt")
-    with pytest.raises(UsageError, match=r"notes\.txt"):
-        merge([], tmp_path / "a.pkl", link)
+@pytest.mark.parametrize(("name", "target"), [("x.pkl", "d41d8cd9"), ("x.pkl", "x.npy"), ("x.npy", "y.npy")])
+def test_an_output_that_links_to_what_could_not_be_read_through_it_is_replaced(tmp_path, name, target):
+    shards, articles, _ = make_dataset(tmp_path)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / target).write_bytes(b"old")
+    link = tmp_path / name
+    link.symlink_to(tmp_path / "store" / target)
+    merge(shards, articles, link)
+    assert not link.is_symlink()
+    assert (tmp_path / "store" / target).read_bytes() == b"old"
+    open_merged(link).close()
 
 
 def test_an_output_that_is_a_folder(tmp_path):

@@ -75,6 +75,12 @@ def test_titles_that_repeat_are_noted(tmp_path):
     assert "6 titles repeat an earlier one, such as same" in texts(done, "note")
 
 
+def test_a_norm_beyond_all_use_is_told_once(tmp_path):
+    rows = rows_of()
+    rows[7] *= 1e17
+    assert "are not those that were merged" not in texts(examine(merged(tmp_path, rows)))
+
+
 def test_a_file_that_may_be_used_is_no_error(tmp_path):
     assert examine(merged(tmp_path, rows_of())).error is None
 

@@ -111,22 +111,28 @@ def readable(path: Path) -> Iterator[None]:
 def check_output(path: Path) -> Path:
     """Where a merged file for `path` is to be written: there, or where that links to.
 
-    Raises, before there is anything to lose, what would keep it from being written:
-    `UsageError` if its suffix names no format that can be had here (listing those that can), or if the file would be
-    taken for a shard or replace the articles; `DiskError` if a folder lies there, or the name is too long.
+    Raises, before there is anything to lose, what would keep it from being written: `UsageError` if its suffix names no
+    format that can be had here (listing those that can), or if the file would be taken for a shard or replace the
+    articles; `DiskError` if a folder lies there, or the name is too long.
     """
     _format(path, 1)
     check_place(path)
-    if path.is_symlink():
-        with suppress(OSError, RuntimeError):  # links in a circle
-            path = path.resolve()
-        _format(path, 1)
-        check_place(path)
+    path = _followed(path)
+    check_place(path)
     if SHARD_NAME.fullmatch(path.name):
         raise UsageError(f"{path} would be taken for a shard", hint=_ANOTHER)
     with suppress(OSError):  # there is none, or one that may not be read
         if path.suffix == ".pkl" and path.is_file() and begins_with_list(path):
             raise UsageError(f"{path} holds a list, such as the articles: it would be lost", hint=_ANOTHER)
+    return path
+
+
+def _followed(path: Path) -> Path:
+    """What the link `path` leads to, if a file of one kind lies there and all of it; else `path`, to be replaced."""
+    with suppress(OSError, RuntimeError):  # no link, or links in a circle
+        target = path.resolve()
+        if path.is_symlink() and target.suffix == path.suffix != ".npy":  # which has two files beside it
+            return target
     return path
 
 

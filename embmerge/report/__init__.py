@@ -118,7 +118,8 @@ def examine(
         nearest = neighbours(merged, titles, asked)
         metadata = merged.metadata
     findings = judge(statistics, titles, metadata["chunk_info"])
-    if odd := unlike(statistics, metadata["quality_metrics"]):
+    odd = "" if statistics.nan_count else unlike(statistics, metadata["quality_metrics"])  # which leave those rows out
+    if odd:
         findings = (Finding("error", f"the rows are not those that were merged: {odd}"), *findings)
     findings += _of_articles(titles, without_id)
     named = {*statistics.nan_rows, *statistics.zero_rows, *(row for row, _ in statistics.outliers)}
