@@ -75,9 +75,15 @@ def test_a_path_without_a_name_is_no_sftp():
         answers.absolute(named(), "x")
 
 
+@pytest.mark.parametrize("body", [b"", struct.pack(">I", 9) + b"ab", struct.pack(">I", 0)])
+def test_a_handle_that_is_cut_short_is_no_sftp(body):
+    with pytest.raises(WireError):
+        answers.handle(Reply(answers.HANDLE, 1, body), "x")
+
+
 def test_every_cut_of_attributes_is_refused():
     whole = facts()
-    for end in range(4, len(whole)):
+    for end in range(len(whole)):
         with pytest.raises(WireError):
             answers.attributes(Reply(answers.ATTRS, 1, whole[:end]), "x")
 

@@ -99,11 +99,12 @@ def test_a_missing_file_names_those_that_are_there(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["tensor 02", "tensör", "-x"])
-def test_a_file_that_is_not_named_as_a_cluster_is_not_passed_over(tmp_path, name):
+def test_a_file_that_is_not_named_as_a_cluster_is_not_passed_over_in_silence(tmp_path, name):
     put(tmp_path, {"address": "h"})
     put(tmp_path, {"address": "h"}, name=name)
-    with pytest.raises(CredentialsError, match="is not named as a cluster"):
-        configured(tmp_path)
+    warned = []
+    assert configured(tmp_path, warned.append) == ("tensor01",)
+    assert [event.text.partition(" is passed over: ")[0] for event in warned] == [f"{tmp_path / name}.credentials"]
 
 
 def test_what_an_editor_hides_is_no_credentials_file(tmp_path):

@@ -59,6 +59,10 @@ def test_a_shard_that_its_cluster_lists_no_more_is_left_over():
     assert left_over({"x.pkl": "a", "y.pkl": "a"}, {"a": ["x.pkl"]}) == [("y.pkl", "a")]
 
 
+def test_a_shard_that_has_moved_to_another_cluster_is_not_left_over():
+    assert left_over({"x.pkl": "a"}, {"a": [], "b": ["x.pkl"]}) == []
+
+
 def test_a_shard_of_a_cluster_that_was_not_asked_is_not_left_over():
     assert left_over({"x.pkl": "b"}, {"a": []}) == []
 

@@ -201,6 +201,18 @@ def test_a_manifest_that_knows_all_shards_is_not_written_again(lab):
     assert (lab.local / "manifest.json").stat().st_mtime_ns == before
 
 
+def test_a_shard_that_has_moved_to_another_cluster_is_the_others_now(lab, tmp_path):
+    with Lab(tmp_path, name="b") as other:
+        path = lab.shards(2)[1]
+        lab.sync(others=[other])
+        path.rename(other.remote / path.name)
+        lab.sync(others=[other])
+        entry = manifest.read(lab.local).shards[path.name]
+    assert entry.cluster == "b"
+    assert entry.sha256 == hashlib.sha256((lab.local / path.name).read_bytes()).hexdigest()
+    assert lab.seen(Warned) == []
+
+
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_a_shard_that_is_not_on_its_cluster_any_more_is_told(lab, dry_run):
     gone = lab.shards(2)[1]

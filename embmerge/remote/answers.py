@@ -24,7 +24,10 @@ def handle(reply: Reply, path: str) -> bytes | OSError:
     """The handle of the file or folder `path` that was opened."""
     if reply.kind != HANDLE:
         return problem(reply, path)
-    return reply.body[4 : 4 + int.from_bytes(reply.body[:4], "big")]
+    length, rest = int.from_bytes(reply.body[:4], "big"), reply.body[4:]
+    if not 0 < length <= len(rest):
+        raise WireError("a handle that is cut short")
+    return rest[:length]
 
 
 def attributes(reply: Reply, path: str) -> RemoteStat | OSError:
@@ -81,7 +84,8 @@ def problem(reply: Reply, path: str) -> OSError:
 
 def _attributes(body: bytes, at: int) -> tuple[RemoteStat | OSError, int]:
     """The attributes at `at` and where they end; size, mode and times must be among them."""
-    flags, at = int.from_bytes(body[at : at + 4], "big"), at + 4
+    (flags,) = struct.unpack_from(">I", body, at)
+    at += 4
     fields: dict[int, tuple[int, ...]] = {}
     for flag, layout in ((1, ">Q"), (2, ">II"), (4, ">I"), (8, ">II")):  # size, owner, mode, times
         if flags & flag:

@@ -181,8 +181,8 @@ class Cluster:
     def listing(self) -> Listing:
         """What lies in the remote directory.
 
-        Raises `RemoteDataError` if it is missing (naming the nearest parent that exists), cannot be read, or holds no
-        shard (naming what is there), and `ConnectionLost`.
+        Raises `RemoteDataError` if it is missing (naming the nearest parent that exists) or cannot be read, and
+        `ConnectionLost`.
         """
         directory, entries = self._listed() or self._listed_by_paramiko()
         return sorted_out(self.name, directory, entries)

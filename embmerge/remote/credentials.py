@@ -17,7 +17,7 @@ from embmerge.plaintext import printable
 
 SUFFIX = ".credentials"
 CLUSTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_NAMED = "its name has letters, digits, dots, dashes and underscores"
+_NAMED = "a cluster's name begins with a letter or digit, and has letters, digits, dots, dashes and underscores"
 _COMMAND_LIMIT = 60  # seconds that a password command may ask its own questions
 _UNSENT = re.compile("[\\0\ud800-\udfff]")  # NUL, and halves of surrogate pairs
 _LARGEST = 64 << 10  # bytes of a credentials file
@@ -50,8 +50,8 @@ class Credentials:
         return _first_line(self.password_command, self.name) if self.password_command else None
 
 
-def configured(directory: Path) -> tuple[str, ...]:
-    """The names of all clusters with a credentials file in `directory`, sorted."""
+def configured(directory: Path, warn: Observer = ignore) -> tuple[str, ...]:
+    """The names of all clusters with a credentials file in `directory`, sorted; `warn` is told what is passed over."""
     if not directory.is_dir():
         raise CredentialsError(
             f"no folder {directory.absolute()}",
@@ -61,14 +61,15 @@ def configured(directory: Path) -> tuple[str, ...]:
         names = sorted(path.stem for path in directory.iterdir() if path.suffix == SUFFIX and path.name[0] != ".")
     except OSError as error:
         raise CredentialsError(f"cannot list {directory}: {error.strerror}", hint="see ls -ld of it") from None
-    if not names:
+    usable = tuple(name for name in names if CLUSTER_NAME.fullmatch(name))
+    for name in names:
+        if name not in usable:
+            warn(Warned(f"{printable(str(directory / name))}{SUFFIX} is passed over: {_NAMED}"))
+    if not usable:
         raise CredentialsError(
             f"no *{SUFFIX} file in {directory}", hint=f"copy one from .credentials.example and edit it; {_NAMED}"
         )
-    for name in names:
-        if not CLUSTER_NAME.fullmatch(name):
-            raise CredentialsError(f"{printable(str(directory / name))}{SUFFIX} is not named as a cluster", hint=_NAMED)
-    return tuple(names)
+    return usable
 
 
 def load_credentials(name: str, directory: Path, warn: Observer = ignore) -> Credentials:

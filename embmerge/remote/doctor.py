@@ -42,7 +42,7 @@ def doctor(
     with ExitStack() as open_clusters:
         try:
             with ladder.rung("credentials folder", f"ls -la {quote(str(settings.credentials))}") as found:
-                known = configured(settings.credentials)
+                known = configured(settings.credentials, observer)
                 found.append(f"{settings.credentials} has {', '.join(known)}")
         except Broken:
             pass

@@ -71,7 +71,8 @@ def stale(kept: Sequence[Kept], files: Collection[RemoteFile], clusters: Collect
 
 def left_over(recorded: Mapping[str, str], listed: Mapping[str, Collection[str]]) -> list[tuple[str, str]]:
     """(name, cluster) of the shards that are `recorded` (cluster by name) as from a cluster that lists them no more."""
-    return [(name, cluster) for name, cluster in recorded.items() if name not in listed.get(cluster, recorded)]
+    anywhere = {name for names in listed.values() for name in names}  # it may have moved to another cluster
+    return [(name, cluster) for name, cluster in recorded.items() if cluster in listed and name not in anywhere]
 
 
 def refuse_clashes(files: Iterable[RemoteFile]) -> None:

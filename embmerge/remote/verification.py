@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -60,24 +60,26 @@ def finish_all(work: Work, directory: Path, expected: Expected, *, halt: threadi
             manifest.record(directory, shards=fresh)
 
 
-def take_in(directory: Path, files: Iterable[RemoteFile], observer: Observer, stop: threading.Event) -> None:
-    """Enter into the manifest those of `files`, all here and unchanged, that it does not know: it may have been lost.
+def take_in(directory: Path, files: Sequence[RemoteFile], observer: Observer, stop: threading.Event) -> None:
+    """Have the manifest know `files`, all here and unchanged: it may have been lost, or a file be elsewhere now.
 
-    What the merge says of a shard's cluster comes from there. Raises `DiskError`.
+    What the merge says of a shard's cluster comes from there.
     """
     known = manifest.read(directory).shards
     unknown = [file for file in files if file.name not in known]
+    moved = [file for file in files if file.name in known and known[file.name].cluster != file.cluster]
     if unknown:
         observer(Warned(f"{manifest.NAME} does not know {len(unknown)} of the shards here: they are read and entered"))
-    fresh = {}
+    fresh = {file.name: replace(known[file.name], cluster=file.cluster, path=file.path) for file in moved}
     for file in unknown:
         path = directory / file.name
         with suppress(RemoteDataError, OSError):  # no shard: the merge will say so
             header, sha256 = check_header(file, path, None), local_sum(path, stop)
             if sha256 and not stop.is_set():
                 fresh[file.name] = _entry(file, header, sha256)
-    if fresh:
-        manifest.record(directory, shards=fresh)
+    with suppress(DiskError):  # it is a record, without which all goes on
+        if fresh:
+            manifest.record(directory, shards=fresh)
 
 
 def _advance(download: Download, directory: Path, expected: Expected, halt: threading.Event) -> manifest.Entry | None:
