@@ -237,8 +237,11 @@ class _End(asyncio.Protocol):
             self._waiting.popleft()
             if data is None:
                 self.finished = True
-                if not self.peer.transport.is_closing():
-                    self.peer.transport.write_eof()
+                try:
+                    if not self.peer.transport.is_closing():
+                        self.peer.transport.write_eof()
+                except OSError:  # it has hung up by a reset
+                    self.peer.finished = True
                 if self.peer.finished:  # neither has anything left to say
                     self.transport.close()
                     self.peer.transport.close()

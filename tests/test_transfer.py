@@ -61,6 +61,15 @@ def test_one_session_a_connection_is_enough(tmp_path, transfer):
         assert len(lab.same()) == 2
 
 
+@both_ways
+def test_one_session_that_ends_late_on_the_one_connection_is_enough(tmp_path, transfer):
+    late = "ForceCommand /usr/lib/openssh/sftp-server; sleep 0.3"
+    with Lab(tmp_path, sshd={"lines": ["MaxSessions 1", late]}, relay={"at_most": 1}) as lab:
+        lab.shards(2)
+        assert lab.sync(transfer=transfer, connections=1, retries=0).error is None
+        assert len(lab.same()) == 2
+
+
 def test_fewer_logins_at_the_same_time_than_asked_are_enough(tmp_path):
     with openssh(tmp_path, "MaxStartups 1") as lab:
         lab.shards(2, rows=30_000)

@@ -191,18 +191,22 @@ class Transfer:
             raise ConnectionLost(f"{self._cluster.name}: the connection was lost")
         if cipher := without_gcm(transport):
             self._warn(f"the server offers no AES-GCM; {cipher} is slower")
-        timeout = self._settings.stall_timeout
+        begin = partial(self._begin, transport)
         try:
-            if not self._plain:
-                try:
-                    channel = SftpChannel(transport, stall_timeout=timeout)
-                    depth = ON_THE_WAY * (self._settings.connections if self._cluster.single else 1)
-                    return FastLane(channel, self._work, pace=self._pace, stop=self._halt, on_the_way=depth)
-                except WireError as error:
-                    self._be_plain(error)
-            return PlainLane(transport, self._work, pace=self._pace, stop=self._halt, stall_timeout=timeout)
+            return self._cluster.begun(begin) if connection is self._cluster.connection else begin()
         except paramiko.ChannelException as error:
             raise no_session(self._cluster.name, error) from error
+
+    def _begin(self, transport: Any) -> FastLane | PlainLane:
+        timeout = self._settings.stall_timeout
+        if not self._plain:
+            try:
+                channel = SftpChannel(transport, stall_timeout=timeout)
+                depth = ON_THE_WAY * (self._settings.connections if self._cluster.single else 1)
+                return FastLane(channel, self._work, pace=self._pace, stop=self._halt, on_the_way=depth)
+            except WireError as error:
+                self._be_plain(error)
+        return PlainLane(transport, self._work, pace=self._pace, stop=self._halt, stall_timeout=timeout)
 
     def _close(self, connection: Any) -> None:
         if connection and connection is not self._cluster.connection:
