@@ -14,12 +14,11 @@ from typing import Any
 
 from embmerge.articletemplate import CONSTANTS, NO_TEXT, PLACES, SPARE, Run, Template
 from embmerge.pages import PAGE, placed
-from embmerge.records import KEYS, LONGEST_NUMBER, NUMBERS, TEXT, Records, encode, record
+from embmerge.records import KEYS, LONGEST, LONGEST_NUMBER, NUMBERS, TEXT, Records, encode, record
 
 _BLOCK = 4 << 20  # bytes read at once
 _KEPT = 1 << 17  # bytes of a block that may be kept while the next one is read
 _FARTHEST = 1 << 40  # bytes of a text that is passed over: no system seeks much farther
-_LONGEST = 1 << 16  # bytes of a title, id or url
 _SHORT = 64  # bytes of a text that is kept before it is known whether it is a key
 _STACK = 100_000  # values, and as many dicts, before the list gets them; picklers append batches of 1,000
 _HELD = 16 << 20  # bytes of their texts
@@ -93,9 +92,9 @@ class _Memo:
         """What stands at `place`: a text if that is short or `wanted`, an open dict, or what was passed over."""
         if self.texts[place] == NO_TEXT:
             return self.dicts.get(place, _PAST)
-        text = self._window.text(self.texts[place], _LONGEST if wanted else _SHORT)
+        text = self._window.text(self.texts[place], LONGEST if wanted else _SHORT)
         if text is None and wanted:
-            raise NotArticles(f"it has a title, id or url of more than {_LONGEST:,} bytes")
+            raise NotArticles(f"it has a title, id or url of more than {LONGEST:,} bytes")
         if text is not None and len(text) <= _SHORT:
             if len(self.known) >= _KNOWN:
                 self.known.clear()
@@ -165,7 +164,7 @@ def walk_articles(file: io.RawIOBase) -> Iterator[Records]:  # noqa: C901, PLR09
             text = _Text() if opcode in TEXT else _PAST
             if opcode in TEXT and (length <= _SHORT or (stack and stack[-1] in KEYS)):
                 held += length
-                if length > _LONGEST:
+                if length > LONGEST:
                     raise NotArticles(f"article {count:,} has a title, id or url of {length:,} bytes")
                 if held > _HELD or len(stack) > _STACK:
                     raise NotArticles(_TOO_MANY)

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 KEYS = ("title", "id", "url")  # of an article that are kept
-LONGEST_NUMBER = 16  # bytes of an id
+LONGEST = 1 << 16  # bytes of a title, id or url
+LONGEST_NUMBER = 16  # bytes of an id that is a number
 _LONG1 = pickle.LONG1[0]
 # opcode → bytes of the length that comes before a text
 TEXT = {pickle.SHORT_BINUNICODE[0]: 1, pickle.BINUNICODE[0]: 4, pickle.BINUNICODE8[0]: 8}

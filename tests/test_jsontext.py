@@ -24,6 +24,19 @@ def shared(levels, width):
     return value
 
 
+@pytest.mark.parametrize("field", ["title", "id", "url"])
+@pytest.mark.parametrize("text", ["t" * 65_537, "é" * 32_769])
+def test_an_article_that_no_pkl_would_be_read_with_is_refused(field, text):
+    article = {"title": "t", "id": 1, "url": None, field: text}
+    with pytest.raises(LocalDataError, match=r"article 7 has a title, id or url of more than 65,536 bytes"):
+        check_article(article, "x.npy", 7)
+
+
+def test_the_longest_text_of_an_article_is_taken():
+    article = {"title": "é" * 32_768, "id": 1, "url": None}
+    assert check_article(article, "x.npy", 7) == article
+
+
 def test_metadata_survives_as_a_document():
     metadata = metadata_of(rows_of())
     assert check_metadata(load(dump(metadata), "x"), (500, 24), "x") == metadata

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from embmerge.atomic import place_name
 from embmerge.errors import LocalDataError
 from embmerge.plaintext import printable
+from embmerge.records import LONGEST
 
 METADATA_LIMIT = 3 << 19  # some two thousand shards; decoded, hostile JSON can be thirty times as large
 LINE_LIMIT = 2 << 20  # a title, an id and a url of 64 KiB each, escaped
@@ -83,8 +84,16 @@ def check_article(article: object, name: str, row: int) -> dict[str, Any]:
         title, key, url = article.get("title"), article.get("id"), article.get("url")
         short = type(key) is not int or key.bit_length() < _BITS  # what a .pkl has room for
         if type(title) is str and type(key) in _ID and type(url) in _URL and short:
+            if any(_is_long(text) for text in (title, key, url) if type(text) is str):
+                raise damaged(name, f"article {row:,} has a title, id or url of more than {LONGEST:,} bytes")
             return {"title": title, "id": key, "url": url}
     raise damaged(name, f"article {row:,} is not a title, an id and a url")
+
+
+def _is_long(text: str) -> bool:
+    return (
+        len(text) > LONGEST // 4 and len(text.encode("utf-8", "surrogatepass")) > LONGEST
+    )  # four a character, at most
 
 
 def dump(metadata: Mapping[str, Any]) -> bytes:

@@ -31,13 +31,12 @@ from embmerge.mergedfile.rawrows import BLOCK, RowSink, RowSource, not_as_writte
 from embmerge.picklevalues import Array, Refused
 from embmerge.picklewalk import walk
 from embmerge.plaintext import printable
-from embmerge.records import KEYS, decode, encode, record
+from embmerge.records import KEYS, LONGEST, decode, encode, record
 
 _METADATA_LIMIT = 4 << 20  # bytes; some thousand shards
 _BATCH = 1000  # articles that one APPENDS takes, as in pickle itself
 _ARTICLES = "articles"
 _CLOSING = b"s."  # SETITEM, STOP: the list of articles becomes the dict's last value, and that is all
-_LONGEST = 1 << 16  # bytes of a title, id or url
 
 
 class PickleWriter:
@@ -258,6 +257,6 @@ def _read_value(file: BinaryIO, name: str, place: int) -> bytes:
         raise damaged(name, "one of its articles is not as merge writes it")
     length = file.read(width)
     count = int.from_bytes(length, "little")
-    if count > _LONGEST:
+    if count > LONGEST:
         raise damaged(name, f"one of its articles has a value of {count:,} bytes")
     return head[2:] + length + file.read(count)
