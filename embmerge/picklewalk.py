@@ -59,6 +59,20 @@ def walk(file: BinaryIO, nbytes: int, *, budget: int = BUDGET, until: str | None
     return value
 
 
+class _Passed(bytes):
+    """Stands for a long value that was passed over: pickletools compares its length with what it asked for."""
+
+    nbytes: int
+
+    def __new__(cls, nbytes: int) -> "_Passed":  # noqa: PYI034  typing.Self came with Python 3.11
+        passed = super().__new__(cls)
+        passed.nbytes = nbytes
+        return passed
+
+    def __len__(self) -> int:
+        return self.nbytes
+
+
 class _Window:
     """The file as pickletools sees it: long values are passed over, short ones are counted."""
 
@@ -81,7 +95,7 @@ class _Window:
         self._file.seek(at + count)
         self._left -= KEEP  # what follows costs a block: nobody may ask for a thousand
         self.long = Raw(b"", at, count)
-        return self.long
+        return _Passed(count)
 
     def readline(self) -> bytes:
         line = self._file.readline(_LONGEST_LINE)

@@ -38,8 +38,8 @@ def addressable(file: BinaryIO, header: ShardHeader) -> Iterator[tuple[Any, Shar
         return
     with tempfile.TemporaryFile() as plain:
         with disk_errors(Path(tempfile.gettempdir())):
-            if bytes.__len__(raw):
-                plain.write(bytes(raw))
+            if raw.content:
+                plain.write(raw.content)
             else:
                 _decode(file, raw, plain, header)
             plain.flush()
