@@ -6,7 +6,6 @@ Nothing is decided here. Modules are imported where they are used, so that `invo
 import atexit
 import gc
 import os
-import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -350,6 +349,7 @@ def session(c: Context, flags: Mapping[str, Any], **special: Any) -> Iterator[Se
     from embmerge.console import Console
     from embmerge.errors import DiskError, EmbmergeError, Interrupted, SettingsError
     from embmerge.settings import NAMES, from_environment, resolve
+    from embmerge.signals import signals
 
     section = c.config.get("embmerge") or {}  # None if all of it is commented out
     configured = {**from_environment(os.environ), **section} if hasattr(section, "keys") else None
@@ -384,29 +384,6 @@ def session(c: Context, flags: Mapping[str, Any], **special: Any) -> Iterator[Se
     gc.freeze()  # the process is about to end: Python need not look through all that it has loaded for garbage then
     if failure:
         raise Exit(code=128 + caught[0] if caught else failure.exit_code)
-
-
-@contextmanager
-def signals(stop: threading.Event) -> Iterator[list[int]]:
-    """Turn the first Ctrl-C or SIGTERM into `stop` and a KeyboardInterrupt in the main thread; a second one kills.
-
-    Yields the list of the signals that came.
-    """
-    caught: list[int] = []
-
-    def on_signal(number: int, _frame: object) -> None:
-        caught.append(number)
-        stop.set()
-        for each, before in former.items():
-            signal.signal(each, before)
-        raise KeyboardInterrupt
-
-    former = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, before in former.items():
-            signal.signal(number, before)
 
 
 ns = Collection(verify_remote, sync, merge, full, doctor, inspect, report, convert, demo)

@@ -28,7 +28,7 @@ import os, select, sys, threading
 from pathlib import Path
 from embmerge.errors import EmbmergeError
 from embmerge.merge import merge
-from tasks import signals
+from embmerge.signals import signals
 
 folder, output, moment = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 

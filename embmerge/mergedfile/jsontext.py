@@ -91,9 +91,8 @@ def check_article(article: object, name: str, row: int) -> dict[str, Any]:
 
 
 def _is_long(text: str) -> bool:
-    return (
-        len(text) > LONGEST // 4 and len(text.encode("utf-8", "surrogatepass")) > LONGEST
-    )  # four a character, at most
+    most = 4 * len(text)  # bytes
+    return most > LONGEST and len(text.encode("utf-8", "surrogatepass")) > LONGEST
 
 
 def dump(metadata: Mapping[str, Any]) -> bytes:
