@@ -23,7 +23,7 @@ import numpy as np
 
 from embmerge import atomic
 from embmerge.articles import Articles, read_articles
-from embmerge.errors import LocalDataError, ShardError, UsageError
+from embmerge.errors import LocalDataError, UsageError
 from embmerge.events import (
     MergeStarted,
     Observer,
@@ -39,7 +39,7 @@ from embmerge.mergeplan import Plan, Source, check_unchanged, counted, judge, re
 from embmerge.pages import placed
 from embmerge.plaintext import printable
 from embmerge.quality import NormFigures, Quality
-from embmerge.shard import ShardHeader
+from embmerge.shard import ShardHeader, readable
 from embmerge.shardrows import addressable, read_rows
 
 _BLOCK = 2 << 20  # bytes of rows in memory at once; larger ones are new pages from the system each time
@@ -192,10 +192,8 @@ def _stream(
 
 
 def _open(source: Source, files: ExitStack) -> tuple[BinaryIO, ShardHeader]:
-    try:
+    with readable(source.path):
         file: Any = files.enter_context(source.path.open("rb", buffering=0))
-    except OSError as error:
-        raise ShardError(f"cannot read {source.path}: {error.strerror}", hint="sync it again") from None
     return files.enter_context(addressable(file, source.header))
 
 
@@ -294,10 +292,7 @@ def _timestamp() -> str:
 
 def _sha256(path: Path, stop: threading.Event) -> str:
     digest, room = hashlib.sha256(), placed(_HASHED).data
-    try:
-        with path.open("rb", buffering=0) as file:
-            while not stop.is_set() and (got := file.readinto(room)):
-                digest.update(room[:got])
-    except OSError as error:
-        raise ShardError(f"cannot read {path}: {error.strerror}", hint="sync it again") from None
+    with readable(path), path.open("rb", buffering=0) as file:
+        while not stop.is_set() and (got := file.readinto(room)):
+            digest.update(room[:got])
     return digest.hexdigest()

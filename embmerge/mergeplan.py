@@ -14,7 +14,7 @@ from embmerge.coverage import Coverage, check_coverage
 from embmerge.errors import LocalDataError, ShardError
 from embmerge.events import ArticlesRead, Observer, RangesVerified, ShardLoaded
 from embmerge.plaintext import printable
-from embmerge.shard import ShardHeader, read_header
+from embmerge.shard import ShardHeader, read_header, readable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,14 +63,11 @@ def read_sources(paths: Sequence[Path], clusters: Mapping[str, str], observer: O
             problems.append(ShardError(f"cannot read {path}: it is no regular file", hint="move it away"))
             continue
         try:
-            with path.open("rb") as file:
+            with readable(path), path.open("rb") as file:
                 seen = _identity(file)
                 header = read_header(file, seen[0], path.name, cluster=clusters.get(path.name))
         except ShardError as error:
             problems.append(error)
-            continue
-        except OSError as error:
-            problems.append(ShardError(f"cannot read {path}: {error.strerror}", hint="sync it again"))
             continue
         shards.append(Source(path, header, seen))
         observer(ShardLoaded(header.name, index, len(paths), header.rows, header.dim))

@@ -6,6 +6,8 @@ holds and where the rows lie.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -64,6 +66,15 @@ def local_shards(directory: Path) -> list[Path]:
     if not found:
         raise LocalDataError(f"no cluster*_gpu*.pkl in {directory}", hint="download the shards first: invoke sync")
     return [path for _, path in sorted(found)]
+
+
+@contextmanager
+def readable(shown: object) -> Iterator[None]:
+    """Turn what the local disk says about a shard, which is only read, into a `ShardError`; `shown` names it."""
+    try:
+        yield
+    except OSError as error:
+        raise ShardError(f"cannot read {shown}: {error.strerror}", hint="sync it again") from None
 
 
 def read_header(

@@ -16,7 +16,7 @@ from embmerge.errors import ShardError, TruncatedShard
 from embmerge.pages import as_bytes, placed
 from embmerge.picklevalues import Raw
 from embmerge.plaintext import printable
-from embmerge.shard import ShardHeader
+from embmerge.shard import ShardHeader, readable
 
 _BLOCK = 1 << 20  # bytes decoded at once
 _TILE = 16 << 20  # bytes of rows in memory that are made of columns
@@ -53,7 +53,7 @@ def _decode(file: BinaryIO, raw: Raw, plain: BinaryIO, header: ShardHeader) -> N
     left = raw.nbytes
     try:
         while left:
-            with _readable(header):
+            with readable(printable(header.name)):
                 block = file.read(min(left, _BLOCK))
             if not block:
                 break
@@ -137,19 +137,10 @@ def _in_rows(file: BinaryIO, header: ShardHeader) -> tuple[Any, ShardHeader]:
     return _Rows(file, header, raw.offset), replace(header, array=turned)
 
 
-@contextmanager
-def _readable(header: ShardHeader) -> Iterator[None]:
-    """Turn what the local disk says about a shard into a `ShardError`: it is not the fault of the disk written to."""
-    try:
-        yield
-    except OSError as error:
-        raise ShardError(f"cannot read {printable(header.name)}: {error.strerror}", hint="sync it again") from None
-
-
 def _fill(file: Any, offset: int, view: memoryview, header: ShardHeader) -> None:
     file.seek(offset)
     while view:
-        with _readable(header):
+        with readable(printable(header.name)):
             got = file.readinto(view)
         if not got:
             raise TruncatedShard(f"{printable(header.name)} became shorter while it was read", hint="sync it again")
