@@ -194,13 +194,13 @@ def test_a_large_articles_file_is_not_counted_and_that_is_said():
     ]
 
 
+def merged_with(**facts):
+    """A merged file of 2 × 2, with what its maker wrote."""
+    return MergedInspection(path=Path("m.pkl"), kind="merged", nbytes=9, shape=(2, 2), dtype="float32", **facts)
+
+
 def test_a_merged_file_of_foreign_making_is_shown_as_far_as_it_goes():
-    found = MergedInspection(
-        path=Path("m.pkl"),
-        kind="merged",
-        nbytes=9,
-        shape=(2, 2),
-        dtype="float32",
+    found = merged_with(
         model="\x1b[31mred",
         timestamp=None,
         first_article=None,
@@ -218,12 +218,7 @@ EVIL = "a/\x1b[2J\x9b1m\u202e\n"
 
 @pytest.mark.parametrize("width", [None, 80, 200])
 def test_nothing_of_a_merged_file_acts_on_the_terminal(width):
-    found = MergedInspection(
-        path=Path("m.pkl"),
-        kind="merged",
-        nbytes=9,
-        shape=(2, 2),
-        dtype="float32",
+    found = merged_with(
         model=EVIL,
         timestamp=EVIL,
         first_article={"title": EVIL, "id": EVIL, "url": EVIL},

@@ -30,6 +30,15 @@ def channel_to(tmp_path, sshd=None, *, stall_timeout=5.0, home=Home, **relay):
             cluster.close()
 
 
+def opened(channel):
+    """The handle of /out/x."""
+    handles = []
+    channel.open("/out/x", handles.append)
+    while not handles:
+        channel.wait(1)
+    return handles[0]
+
+
 @both_servers
 def test_stats_answer_in_order(tmp_path, sshd):
     with channel_to(tmp_path, sshd) as (lab, channel):
@@ -65,17 +74,13 @@ def test_a_long_read_goes_to_its_place(tmp_path):
     with channel_to(tmp_path) as (lab, channel):
         content = bytes(range(256)) * 4000
         (lab.remote / "x").write_bytes(content)
-        (handle,) = [None]
-        got, handles, ended = bytearray(len(content)), [], []
+        handle = opened(channel)
+        got, ended = bytearray(len(content)), []
 
         def sink(offset, parts):
             data = b"".join(parts)
             got[offset : offset + len(data)] = data
 
-        channel.open("/out/x", handles.append)
-        while not handles:
-            channel.wait(1)
-        (handle,) = handles
         for offset in range(0, len(content), 100_000):
             channel.read(handle, [Read(offset, min(100_000, len(content) - offset), sink)], ended.append)
         while channel.waiting_for:
@@ -87,11 +92,8 @@ def test_a_long_read_goes_to_its_place(tmp_path):
 def test_reading_after_the_end_says_so(tmp_path):
     with channel_to(tmp_path) as (lab, channel):
         (lab.remote / "x").write_bytes(b"12345")
-        handles, ended = [], []
-        channel.open("/out/x", handles.append)
-        while not handles:
-            channel.wait(1)
-        channel.read(handles[0], [Read(0, 10, lambda _offset, _parts: None)], ended.append)
+        ended = []
+        channel.read(opened(channel), [Read(0, 10, lambda _offset, _parts: None)], ended.append)
         while not ended:
             channel.wait(1)
         assert ended[0].errno == errno.ENODATA
@@ -159,12 +161,9 @@ def test_a_question_after_a_long_silence_is_given_its_time(tmp_path):
 def test_what_comes_after_the_end_of_a_session_is_written_nowhere(tmp_path):
     with channel_to(tmp_path) as (lab, channel):
         (lab.remote / "x").write_bytes(b"12345")
-        handles, written = [], []
-        channel.open("/out/x", handles.append)
-        while not handles:
-            channel.wait(1)
+        handle, written = opened(channel), []
         lab.relay.freeze()
-        channel.read(handles[0], [Read(0, 5, lambda *taken: written.append(taken))], lambda _error: None)
+        channel.read(handle, [Read(0, 5, lambda *taken: written.append(taken))], lambda _error: None)
         channel.wait(0.001)
         channel.close()
         lab.relay.thaw()
