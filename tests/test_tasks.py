@@ -341,6 +341,13 @@ def test_a_merge_leaves_out_no_more_rows_than_are_set(local):
     assert not list(local.glob("*m.pkl*"))
 
 
+@pytest.mark.parametrize(("forbidden", "kept"), [("", 1), ("1", 0)])
+def test_what_python_has_compiled_of_the_package_is_kept_unless_that_is_forbidden(corner, forbidden, kept):
+    compiled = {"PYTHONPYCACHEPREFIX": str(corner / "compiled"), "PYTHONDONTWRITEBYTECODE": forbidden}
+    invoke(corner, "inspect", root=corner, **compiled)
+    assert len(list((corner / "compiled").rglob("inspection.*.pyc"))) == kept
+
+
 STOPPED = """
 import os, signal, sys
 from invoke import Config, Context, Exit
