@@ -268,11 +268,11 @@ def demo(
     """Bring up two SSH clusters on this machine and run the whole job against them."""
     with session(c, locals()) as s:
         from embmerge import demo as show
+        from embmerge.settings import expanded
 
         _refuse_dry(c)
-        show.run(
-            Path(folder), rows, dim, keep_running=keep_running, say=s.console.say, stop=s.stop, quiet=json or quiet
-        )
+        place = expanded(folder)
+        show.run(place, rows, dim, keep_running=keep_running, say=s.console.say, stop=s.stop, quiet=json or quiet)
 
 
 def _fleet(s: Session) -> Any:
@@ -333,8 +333,10 @@ def _merge(s: Session) -> None:
 
 
 def _place(typed: Flag) -> Path | None:
-    """The path that was typed; after `--path=` no shell expands a ~."""
-    return Path(typed).expanduser() if typed else None
+    """The path that was typed."""
+    from embmerge.settings import expanded
+
+    return expanded(typed) if typed else None
 
 
 def _refuse_dry(c: Context) -> None:

@@ -81,15 +81,21 @@ def resolve(configured: Mapping[str, Any], flags: Mapping[str, Any]) -> Settings
     raise SettingsError("; ".join(told), hint=f"{known}see invoke.yaml for what each takes")
 
 
+def expanded(path: str) -> Path:
+    """`path` with a ~ that no shell has seen expanded; as it is if nobody has that home."""
+    with suppress(RuntimeError):
+        return Path(path).expanduser()
+    return Path(path)
+
+
 def _prepared(name: str, value: object) -> object:
     """What a person may write for a value, as the value."""
     if isinstance(value, str):
         value = value.strip()
         if not value and name in _OPTIONAL:
             return None
-        if name in _PATHS and value.startswith("~"):  # which no shell has seen
-            with suppress(RuntimeError):  # nobody's home
-                return str(Path(value).expanduser())
+        if name in _PATHS and value.startswith("~"):
+            return str(expanded(value))
         if name == "traceback":
             return _SWITCH.get(value.lower(), value)
         if name == "limit_rate" and (match := _RATE.fullmatch(value)):

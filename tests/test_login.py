@@ -144,6 +144,12 @@ def test_a_missing_key_file_is_named(sshd, desk, tmp_path):
         desk.cluster().connect()
 
 
+def test_a_key_file_in_a_home_that_nobody_has_is_missing(sshd, desk):
+    desk.write(port=sshd.port, username=sshd.user, key_file="~nobody-of-that-name/key")
+    with pytest.raises(CredentialsError, match="no key file ~nobody-of-that-name/key"):
+        desk.cluster().connect()
+
+
 def test_a_refused_key_is_named(sshd, tmp_path, desk):
     other = make_key(tmp_path / "keys" / "other")
     desk.write(port=sshd.port, username=sshd.user, key_file=str(other))

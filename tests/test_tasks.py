@@ -159,6 +159,7 @@ def test_quiet_leaves_the_last_line(place, done):
         (["convert", "--path", "nowhere.pkl"], 2, "--output"),
         (["verify-remote", "--wait", "soon"], 2, "--wait"),
         (["demo", "--rows", "none"], 2, "--rows"),
+        (["inspect", "--path=~nobody-of-that-name/x.pkl"], 5, "~nobody-of-that-name/x.pkl does not exist"),
     ],
 )
 def test_a_mistake_gets_one_line_one_hint_and_its_exit_code(place, words, code, what):
@@ -319,6 +320,13 @@ def test_a_folder_that_cannot_be_made_is_a_disk_error(corner):
     ran = invoke(corner, "demo", "--folder", "file/demo")
     assert ran.returncode == 6
     assert "file/demo" in ran.stderr
+
+
+def test_the_folder_of_a_demo_may_begin_with_the_home_folder(corner):
+    full = corner / "home" / "full"
+    full.mkdir(parents=True)
+    (full / "theirs").touch()
+    assert f"{full} holds something else than a demo" in invoke(corner, "demo", "--folder=~/full").stderr
 
 
 @pytest.fixture

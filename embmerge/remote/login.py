@@ -25,7 +25,7 @@ from embmerge.remote.explained import explained
 from embmerge.remote.firsthop import described
 from embmerge.remote.hostkeys import KnownHosts
 from embmerge.remote.transport import transport_factory
-from embmerge.settings import Settings
+from embmerge.settings import Settings, expanded
 
 Ask = Callable[[str], str]  # shows a prompt to the person, returns what they type
 
@@ -172,7 +172,7 @@ class _Login(AuthStrategy):  # type: ignore[misc]  # paramiko has no types
         given = self._door.credentials if self._own else None
         tried = []
         if given and given.key_file:
-            key = load_key(Path(given.key_file).expanduser(), self._passphrase, given.name)
+            key = load_key(expanded(given.key_file), self._passphrase, given.name)
             ways = iter([(f"the key {given.key_file}", key)])
         elif self._password is not None:
             return self._by_password(transport)
@@ -266,7 +266,7 @@ class _Login(AuthStrategy):  # type: ignore[misc]  # paramiko has no types
     def _keys(self) -> Iterator[tuple[str, paramiko.PKey]]:
         """Those of `~/.ssh/config`, else the agent's and the default ones."""
         for identity in self._identities:
-            path = Path(identity).expanduser()
+            path = expanded(identity)
             if path.exists():
                 try:
                     yield f"the key {identity}", load_key(path, self._passphrase, self._door.credentials.name)
@@ -313,7 +313,8 @@ def _unless_lost(error: paramiko.AuthenticationException, transport: paramiko.Tr
 def load_key(path: Path, passphrase: str | None, name: str) -> paramiko.PKey:
     """The private key in `path`. Raises `CredentialsError` that says what is wrong with it."""
     try:
-        return paramiko.PKey.from_path(path, passphrase.encode() if passphrase else None)
+        # absolute: paramiko expands a ~, too, and has no word for one that is nobody's
+        return paramiko.PKey.from_path(path.absolute(), passphrase.encode() if passphrase else None)
     except FileNotFoundError:
         raise CredentialsError(f"{name}: no key file {path}", hint="correct `key_file` in its credentials") from None
     except OSError as error:
