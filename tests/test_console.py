@@ -9,7 +9,6 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from embmerge import events as e
@@ -195,28 +194,20 @@ def test_whatever_a_result_holds_becomes_json():
     with Console.choose(json=True, out=out, err=err) as console:
         console.show(
             {
-                "dtype": np.dtype("float32"),
-                "mean": np.float32(0.5),
                 "nan": float("nan"),
-                "inf": np.float64("inf"),
-                "norms": np.array([1, 2]),
+                "inf": float("inf"),
                 "secret": Secret("hunter2"),
                 "error": LocalDataError("bad"),
                 "pair": (1, None, True),
-                "bytes": b"a\x1b",
             },
             key="all",
         )
     assert json.loads(out.getvalue())["all"] == {
-        "dtype": "float32",
-        "mean": 0.5,
         "nan": None,
         "inf": None,
-        "norms": [1, 2],
         "secret": "**********",
         "error": {"type": "LocalDataError", "message": "bad", "hint": "", "exit_code": 5},
         "pair": [1, None, True],
-        "bytes": "a\\x1b",
     }
 
 

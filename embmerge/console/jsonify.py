@@ -3,8 +3,6 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from datetime import date
-from enum import Enum
 from functools import singledispatch
 from pathlib import PurePath
 from typing import Any
@@ -21,13 +19,11 @@ HIDDEN = "**********"
 def jsonify(value: object) -> Any:
     """`value` as dicts, lists, text, finite numbers, booleans and None.
 
-    A dataclass becomes a dict of the fields that its repr shows, with `ok` if it knows that; numpy's scalars, small
-    arrays and dtypes become plain values; NaN and Inf, which JSON does not have, None; a secret stays hidden.
+    A dataclass becomes a dict of the fields that its repr shows, with `ok` if it knows that. NaN and Inf, which JSON
+    does not have, become None; a secret stays hidden. Anything else is shown as text.
     """
     if is_dataclass(value) and not isinstance(value, type):
         return _dataclass(value)
-    if type(value).__module__.partition(".")[0] == "numpy":  # told by name: scripts that never saw numpy stay quick
-        return jsonify(value.tolist()) if hasattr(value, "tolist") else str(value)  # the latter is a dtype
     return printable(value)
 
 
@@ -54,28 +50,13 @@ def _(_value: Secret) -> str:
 
 
 @jsonify.register
-def _(value: Enum) -> Any:
-    return jsonify(value.value)
-
-
-@jsonify.register
 def _(value: PurePath) -> str:
     return str(value)
-
-
-@jsonify.register
-def _(value: date) -> str:
-    return value.isoformat()
 
 
 @jsonify.register(Mapping)
 def _(value: Mapping[object, object]) -> dict[str, Any]:
     return {str(key): jsonify(item) for key, item in value.items()}
-
-
-@jsonify.register(bytes)
-def _(value: bytes) -> str:
-    return printable(value)
 
 
 @jsonify.register(Iterable)
