@@ -139,7 +139,7 @@ def test_json_says_which_error_came_first():
 def test_json_on_a_terminal_is_no_more_than_ascii():
     out, err = streams()
     with Console.choose(json=True, out=out, err=err) as console:
-        console.show({"title": "\x9b2J \u202e \x1b]0;x\x07 東京"}, key="article")
+        console.show({"title": "\x9b2J \u202e \x1b]0;x\x07 東京"})
     assert out.getvalue().isascii()
     assert out.getvalue().replace("\n", "").isprintable()
 
@@ -199,10 +199,9 @@ def test_whatever_a_result_holds_becomes_json():
                 "secret": Secret("hunter2"),
                 "error": LocalDataError("bad"),
                 "pair": (1, None, True),
-            },
-            key="all",
+            }
         )
-    assert json.loads(out.getvalue())["all"] == {
+    assert json.loads(out.getvalue())["dict"] == {
         "nan": None,
         "inf": None,
         "secret": "**********",

@@ -25,8 +25,8 @@ HEARTBEAT = 30.0  # seconds of silence after which a person off a terminal is to
 class Console:
     """What a person sees of one task. A context manager and an observer; safe to call from any thread.
 
-    `document` collects what `--json` prints at the end on `stdout`; None if that was not asked for.
-    `pause(seconds) -> bool` waits, and says whether the console was closed meanwhile.
+    `json_to` gets the JSON document at the end; None if that was not asked for. A heartbeat comes after `heartbeat`
+    seconds without a line. `board` is given where the screen draws it.
     """
 
     def __init__(
@@ -35,14 +35,14 @@ class Console:
         *,
         quiet: bool = False,
         verbose: bool = False,
-        document: TextIO | None = None,
+        json_to: TextIO | None = None,
         heartbeat: float = HEARTBEAT,
         clock: Callable[[], float] = time.monotonic,
         board: Board | None = None,
     ) -> None:
         self._screen = screen
         self._quiet, self._verbose = quiet, verbose
-        self._stdout = document
+        self._json_to = json_to
         self._document: dict[str, Any] = {"ok": True}
         self._heartbeat, self._clock = heartbeat, clock
         self._board = board or Board(clock)
@@ -70,7 +70,7 @@ class Console:
         """The console that fits the streams (default: stdout and stderr) and what was asked for."""
         out, err = (stream or _nowhere() for stream in (out or sys.stdout, err or sys.stderr))  # None if it is closed
         if json:
-            return cls(PlainScreen(err, err), quiet=quiet, verbose=verbose, document=out)
+            return cls(PlainScreen(err, err), quiet=quiet, verbose=verbose, json_to=out)
         if quiet or not out.isatty() or os.environ.get("TERM", "dumb") == "dumb":
             return cls(PlainScreen(out, err), quiet=quiet, verbose=verbose)
         from embmerge.console.live import LiveScreen  # noqa: PLC0415  rich only where it is seen
@@ -93,11 +93,11 @@ class Console:
             if self._quiet and self._last:
                 self._screen.write(self._last)
             self._screen.stop()
-            if self._stdout:
+            if self._json_to:
                 if error and self._document["ok"]:  # not one of ours: the traceback follows on stderr
                     self._document |= {"ok": False, "error": jsonify(error)}
                 text = jsonlib.dumps(self._document, ensure_ascii=True, allow_nan=False, indent=2)
-                document = PlainScreen(self._stdout, self._stdout)
+                document = PlainScreen(self._json_to, self._json_to)
                 document.write(text)
                 document.stop()
 
@@ -135,11 +135,11 @@ class Console:
             with self._lock:
                 self._write(list(said))
 
-    def show(self, result: object, key: str = "") -> None:
-        """Print a result; in the JSON document it stands under `key` (default: its type's name, without Result)."""
+    def show(self, result: object) -> None:
+        """Print a result; in the JSON document it stands under its type's name, without Result."""
         with self._lock:
-            if self._stdout:
-                self._document[key or _key(result)] = jsonify(result)
+            if self._json_to:
+                self._document[_key(result)] = jsonify(result)
                 return
             said = render(result, self._screen.width)
             self._last = next((line.strip() for line in reversed(said) if line.strip()), "")
@@ -152,7 +152,7 @@ class Console:
         with self._lock:
             self._release()
             self._last = ""
-            if self._stdout and self._document["ok"]:
+            if self._json_to and self._document["ok"]:
                 self._document |= {"ok": False, "error": jsonify(error)}
             if error.message in self._failures or any(error.message.endswith(text) for text in self._rungs):
                 return  # it stands there already, as the line of its cluster or as a rung
@@ -166,7 +166,7 @@ class Console:
     def next(self, *commands: str) -> None:
         """End with what a person does next: whole commands, with their own paths in them."""
         with self._lock:
-            if self._stdout:
+            if self._json_to:
                 self._document["next"] = list(commands)
             elif not self._quiet:
                 self._write(["", "Next:", *(f"  {command}" for command in commands)])
