@@ -16,8 +16,10 @@ from embmerge.checked import Secret
 from embmerge.console import Console
 from embmerge.console.screen import PlainScreen
 from embmerge.errors import ConnectError, EmbmergeError, Interrupted, LocalDataError
+from embmerge.remote.ladder import DoctorResult
 
 ALL_OF_IT = (e.ShardsFound("a", 2, 20), e.ClusterFailed("a", "a: connection refused", "is sshd running?"))
+RESULT = DoctorResult(())
 
 
 class Clock:
@@ -42,15 +44,6 @@ class CountingStream(io.StringIO):
 
 def streams():
     return io.StringIO(), io.StringIO()
-
-
-@dataclass(frozen=True)
-class CountResult:
-    rows: int
-    where: Path
-
-    def __str__(self):
-        return f"{self.rows} rows counted"
 
 
 def test_every_line_is_one_flushed_write():
@@ -79,7 +72,7 @@ def test_why_a_cluster_failed_is_not_repeated_at_the_end():
     console = Console(PlainScreen(out, err))
     for event in (*ALL_OF_IT, e.ShardsFound("b", 2, 20)):
         console(event)
-    console.show(CountResult(5, Path("x")))
+    console.show(RESULT)
     console.error(ConnectError("a: connection refused", hint="is sshd running?"))
     assert err.getvalue() == "✗ connection refused\n  is sshd running?\n"
 
@@ -97,9 +90,9 @@ def test_quiet_leaves_errors_and_the_last_line():
     with Console.choose(quiet=True, out=out, err=err) as console:
         for event in ALL_OF_IT:
             console(event)
-        console.show(CountResult(5, Path("x")))
+        console.show(RESULT)
         console.next("invoke merge")
-    assert out.getvalue() == "5 rows counted\n"
+    assert out.getvalue() == "✓ All 0 rungs hold\n"
     assert err.getvalue() == "✗ connection refused\n  is sshd running?\n"
 
 
@@ -107,16 +100,20 @@ def test_json_is_one_document_and_the_log_goes_to_stderr():
     out, err = streams()
     with Console.choose(json=True, out=out, err=err) as console:
         console(e.ShardsFound("a", 2, 20))
-        console.show(CountResult(5, Path("x")))
+        console.show(RESULT)
         console.next("invoke merge")
-    assert json.loads(out.getvalue()) == {"ok": True, "count": {"rows": 5, "where": "x"}, "next": ["invoke merge"]}
+    assert json.loads(out.getvalue()) == {
+        "ok": True,
+        "doctor": {"ok": True, "rungs": [], "error": None},
+        "next": ["invoke merge"],
+    }
     assert err.getvalue() == "Found 2 embedding files\n"
 
 
 def test_json_stays_one_document_after_an_error():
     out, err = streams()
     with Console.choose(json=True, out=out, err=err) as console:
-        console.show(CountResult(5, Path("x")))
+        console.show(RESULT)
         console.error(LocalDataError("no such shard", hint="run invoke sync"))
     document = json.loads(out.getvalue())
     assert document["ok"] is False
@@ -147,7 +144,7 @@ def test_json_on_a_terminal_is_no_more_than_ascii():
 def test_quiet_says_nothing_more_of_a_result_after_an_error():
     out, err = streams()
     with Console.choose(quiet=True, out=out, err=err) as console:
-        console.show(CountResult(5, Path("x")))
+        console.show(RESULT)
         console.error(LocalDataError("no such shard"))
     assert (out.getvalue(), err.getvalue()) == ("", "Error: no such shard\n")
 
@@ -213,9 +210,9 @@ def test_whatever_a_result_holds_becomes_json():
 def test_a_result_is_parted_from_what_follows():
     out, err = streams()
     console = Console(PlainScreen(out, err))
-    console.show(CountResult(5, Path("x")))
+    console.show(RESULT)
     console(e.MergeStarted(2))
-    assert out.getvalue() == "5 rows counted\n\nMERGING EMBEDDINGS\nLoading 2 checkpoint files...\n"
+    assert out.getvalue() == "✓ All 0 rungs hold\n\nMERGING EMBEDDINGS\nLoading 2 checkpoint files...\n"
 
 
 def test_a_heartbeat_comes_after_thirty_silent_seconds():

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from embmerge import atomic
+from embmerge.console.results import render
 from embmerge.demo.server import Home
 from embmerge.errors import ConnectError, DiskError, Interrupted, LocalDataError, RemoteChanged, RemoteDataError
 from embmerge.events import (
@@ -253,15 +254,16 @@ def test_a_dry_run_downloads_nothing_and_says_what_it_would(lab):
     lab.shards(2)
     result = lab.sync(dry_run=True)
     assert not lab.local.exists()
-    assert "cluster0_gpu1.pkl: fetch" in str(result)
-    assert str(result).splitlines()[-1].startswith("Would fetch 2: ")
+    *_, last_step, sums = render(result, None)
+    assert "cluster0_gpu1.pkl: fetch" in last_step
+    assert sums.startswith("Would fetch 2: ")
 
 
 def test_a_dry_run_knows_the_last_rate(lab):
     lab.shards(1, rows=4000)
     lab.sync()
     (lab.local / "cluster0_gpu0.pkl").unlink()
-    assert "at the last known rate" in str(lab.sync(dry_run=True))
+    assert "at the last known rate" in render(lab.sync(dry_run=True), None)[-1]
 
 
 def test_a_dry_run_knows_the_rate_of_an_interrupted_sync(lab):
@@ -271,7 +273,7 @@ def test_a_dry_run_knows_the_rate_of_an_interrupted_sync(lab):
     with pytest.raises(Interrupted):
         lab.sync()
     lab.stop.clear()
-    assert "at the last known rate" in str(lab.sync(dry_run=True))
+    assert "at the last known rate" in render(lab.sync(dry_run=True), None)[-1]
 
 
 def test_two_clusters_with_the_same_name_are_refused_before_anything_is_downloaded(lab, tmp_path):

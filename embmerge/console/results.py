@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from embmerge.console.inspectview import articles_lines, folder_lines, merged_lines, shard_lines
 from embmerge.console.surveyview import survey_lines
+from embmerge.console.syncview import sync_lines
 from embmerge.plaintext import duration, size
 
 if TYPE_CHECKING:
@@ -19,8 +20,7 @@ def render(result: object, width: int | None) -> list[str]:
 
     A view is found by the name of the result's type, so that showing a merge does not import SSH.
     """
-    view = _VIEWS.get(type(result).__name__)
-    return view(result, width) if view else str(result).splitlines()
+    return _VIEWS[type(result).__name__](result, width)
 
 
 def _merged(result: "MergeResult", width: int | None) -> list[str]:  # noqa: ARG001  the common shape of all views
@@ -63,4 +63,5 @@ _VIEWS: dict[str, Callable[[Any, int | None], list[str]]] = {
     "Report": _reported,
     "ShardInspection": shard_lines,
     "Survey": survey_lines,
+    "SyncResult": sync_lines,
 }
