@@ -16,8 +16,9 @@ import paramiko
 from embmerge.errors import ConnectError, ConnectionLost, RemoteDataError
 from embmerge.plaintext import printable
 from embmerge.remote import manifest
-from embmerge.remote.cluster import Cluster, no_session
+from embmerge.remote.cluster import Cluster
 from embmerge.remote.files import RemoteFile
+from embmerge.remote.session import no_session
 
 _AT_ONCE = 32  # files a command, so that a command line never gets too long
 _SLOWEST = 5 << 20  # bytes a second that a cluster's disk reads at least

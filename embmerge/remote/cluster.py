@@ -23,7 +23,8 @@ from embmerge.remote.credentials import Credentials
 from embmerge.remote.files import Listing, RemoteFile, RemoteStat, some, sorted_out
 from embmerge.remote.login import Ask, Door
 from embmerge.remote.retry import persistently
-from embmerge.remote.sftp import SftpChannel, WireError, beginning, is_over
+from embmerge.remote.session import beginning, is_over, no_session
+from embmerge.remote.sftp import SftpChannel, WireError
 from embmerge.settings import Settings
 from embmerge.shard import ShardHeader
 
@@ -319,14 +320,6 @@ class Cluster:
                 return
         with self.sftp() as sftp:
             yield from headers.one_by_one(sftp, files)
-
-
-def no_session(name: str, error: paramiko.ChannelException) -> ConnectError:
-    """The error for a server that lets us in, and then opens no session or runs no SFTP in it."""
-    return ConnectError(
-        f"{name}: the server opens no session: {printable(error.text)}",
-        hint="does sftp work there? ask who runs it about MaxSessions and Subsystem sftp in sshd_config",
-    )
 
 
 def _facts(entry: paramiko.SFTPAttributes) -> RemoteStat:

@@ -11,7 +11,8 @@ from embmerge.errors import ShardError
 from embmerge.plaintext import printable
 from embmerge.remote.blocks import EDGE, Blocks, Unknown
 from embmerge.remote.files import CHECKPOINT_NAME, RemoteFile
-from embmerge.remote.sftp import SftpChannel, is_over
+from embmerge.remote.session import is_over
+from embmerge.remote.sftp import SftpChannel
 from embmerge.shard import ShardHeader, read_header
 
 _ROUNDS = 8  # of further blocks for shards that are laid out otherwise

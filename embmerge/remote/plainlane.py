@@ -14,7 +14,7 @@ from embmerge.plaintext import printable
 from embmerge.remote.files import RemoteStat
 from embmerge.remote.lane import LOOK_AROUND, file_problem
 from embmerge.remote.pace import Pace
-from embmerge.remote.sftp import beginning, is_over
+from embmerge.remote.session import beginning, is_over
 from embmerge.remote.work import Download, Stretch, Work
 
 _BLOCK = 128 * 1024  # bytes that count as here at once; paramiko asks for 32 KB at a time

@@ -13,10 +13,9 @@ import itertools
 import math
 import os
 import struct
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -28,6 +27,7 @@ from embmerge.remote import answers
 from embmerge.remote.files import RemoteStat
 from embmerge.remote.inbox import DATA, VERSION, VERSION_ID, Inbox, Read, Reply, Sink, WireError
 from embmerge.remote.packets import Packets, Taker
+from embmerge.remote.session import beginning
 
 __all__ = ["Read", "SftpChannel", "Sink", "WireError"]
 
@@ -38,10 +38,6 @@ SMALLEST_READ = 32 * 1024  # every server answers that
 WINDOW = 512 << 20  # what a server may send before we say that it arrived: what is asked for is the bound, not this
 
 _HEAD, _PLACE = struct.Struct(">IBI"), struct.Struct(">QI")  # of every request; of a read: offset and length
-_OPEN_FAILED = 2  # RFC 4254, 5.1: SSH_OPEN_CONNECT_FAILED
-_SILENCE = 0.9  # of the time that is given: a session that has not begun by then was answered by nobody
-_MOMENT = 1.0  # seconds in which a line that is gone is known to be
-
 
 Item = TypeVar("Item")
 Then = Callable[[Any], None]
@@ -260,46 +256,6 @@ class SftpChannel:
         cause = self._transport.get_exception() or error
         text = printable(str(cause)) if cause and str(cause) else "closed by the server"
         return ConnectionLost(f"connection lost: {text}")
-
-
-@contextmanager
-def beginning(transport: paramiko.Transport, seconds: float) -> Iterator[None]:
-    """The body begins an SFTP session; the transport is closed if it takes longer, since some of paramiko's waits do.
-
-    Raises `paramiko.ChannelException` if the server ends the session at once, or says something else: it has no SFTP.
-    """
-    began = time.monotonic()
-    timer = threading.Timer(seconds, transport.close)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    except paramiko.ChannelException:
-        raise
-    except paramiko.SFTPError as error:
-        raise paramiko.ChannelException(
-            _OPEN_FAILED, "what comes there is no SFTP: does the login print text?"
-        ) from error
-    except (paramiko.SSHException, EOFError, OSError, ConnectionLost) as error:
-        timer.cancel()
-        if time.monotonic() - began > _SILENCE * seconds:  # paramiko has a time-out of its own
-            transport.close()
-        transport.join(_MOMENT)  # a line that is gone ends its sessions first
-        if transport.is_active():
-            raise paramiko.ChannelException(_OPEN_FAILED, "it has no SFTP there") from error
-        raise
-    finally:
-        timer.cancel()
-
-
-def is_over(client: paramiko.SFTPClient) -> bool:
-    """Whether the session of paramiko's own client has ended: it tells so as if something were wrong with a file.
-
-    Asking is an `OSError` then that names no reason, and reading finds the file's end; both may come a moment before
-    the transport knows that the line is gone.
-    """
-    channel = client.get_channel()
-    return bool(channel.closed or channel.eof_received)
 
 
 def _text(raw: bytes) -> bytes:

@@ -20,11 +20,12 @@ import paramiko
 from embmerge.errors import ConnectError, ConnectionLost, EmbmergeError, HostKeyError
 from embmerge.events import Detail, Observer, Queued, Retrying, Warned
 from embmerge.remote import retry
-from embmerge.remote.cluster import Cluster, no_session
+from embmerge.remote.cluster import Cluster
 from embmerge.remote.gate import NEAR, Gate
 from embmerge.remote.lane import LOOK_AROUND, ON_THE_WAY, FastLane
 from embmerge.remote.pace import Pace
 from embmerge.remote.plainlane import PlainLane
+from embmerge.remote.session import no_session
 from embmerge.remote.sftp import SftpChannel, WireError
 from embmerge.remote.transport import without_gcm
 from embmerge.remote.verification import Expected, finish_all
