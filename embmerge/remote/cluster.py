@@ -1,26 +1,22 @@
 """One cluster: its connection, what lies in its remote directory, and the headers of the shards there."""
 
-import errno
 import math
-import posixpath
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
-from shlex import quote
 from typing import TypeVar
 
 import fabric
 import paramiko
 
-from embmerge.errors import ConnectError, ConnectionLost, RemoteDataError, ShardError, Unreached
+from embmerge.errors import ConnectError, ConnectionLost, ShardError, Unreached
 from embmerge.events import Connected, Connecting, Observer, ignore
 from embmerge.plaintext import printable
-from embmerge.remote import headers
+from embmerge.remote import directory, headers
 from embmerge.remote.credentials import Credentials
-from embmerge.remote.files import Listing, RemoteFile, RemoteStat, some, sorted_out
+from embmerge.remote.files import Listing, RemoteFile, RemoteStat, sorted_out
 from embmerge.remote.login import Ask, Door
 from embmerge.remote.retry import persistently
 from embmerge.remote.session import beginning, is_over, no_session
@@ -185,75 +181,17 @@ class Cluster:
         Raises `RemoteDataError` if it is missing (naming the nearest parent that exists) or cannot be read, and
         `ConnectionLost`.
         """
-        directory, entries = self._listed() or self._listed_by_paramiko()
-        return sorted_out(self.name, directory, entries)
+        path, entries = self._entries()
+        return sorted_out(self.name, path, entries)
 
-    def _listed(self) -> tuple[str, list[tuple[str, RemoteStat | OSError]]] | None:
-        """The directory and what is in it, in few round trips; None where paramiko shall try, and find the words."""
+    def _entries(self) -> tuple[str, list[tuple[str, RemoteStat | OSError]]]:
+        """The directory and what is in it, in few round trips; else as paramiko does it, with words for what fails."""
         if self._settings.transfer == "fast":
             with suppress(WireError, OSError), self._channel() as channel:
-                directory, entries = channel.listing(self._configured_dir)
-                return directory, [entry for entry in entries if entry[0] not in (".", "..")]
-        return None
-
-    def _listed_by_paramiko(self) -> tuple[str, list[tuple[str, RemoteStat | OSError]]]:
+                path, entries = channel.listing(self._configured_dir)
+                return path, [entry for entry in entries if entry[0] not in (".", "..")]
         with self.sftp() as sftp:
-            directory, entries = self._entries(sftp)
-        return directory, [(entry.filename, _facts(entry)) for entry in entries]
-
-    def _entries(self, sftp: paramiko.SFTPClient) -> tuple[str, list[paramiko.SFTPAttributes]]:
-        shown = printable(self._configured_dir)
-        try:
-            directory = sftp.normalize(self._configured_dir)
-            return directory, sftp.listdir_attr(directory)
-        except OSError as error:
-            if isinstance(error, TimeoutError) or is_over(sftp):
-                raise
-            if error.errno == errno.EACCES:
-                raise RemoteDataError(
-                    f"{self.name}: the remote directory {shown} may not be read",
-                    hint=f"on the cluster: ls -ld {quote(shown)}; ask for chmod +rx, or set another remote_dir",
-                ) from None
-            if error.errno == errno.ENOENT or (error.errno is None and not self._is_there(sftp)):
-                raise self._missing(sftp) from None
-            raise RemoteDataError(f"{self.name}: cannot list {shown}: {printable(str(error))}") from None
-
-    def _is_there(self, sftp: paramiko.SFTPClient) -> bool:
-        """Whether the remote directory is one; of a file in its place servers say as little as of a disk that fails."""
-        try:
-            return stat.S_ISDIR(sftp.stat(self._configured_dir).st_mode or 0)
-        except OSError:
-            if is_over(sftp):
-                raise
-            return False
-
-    def _missing(self, sftp: paramiko.SFTPClient) -> RemoteDataError:
-        """The error for a remote directory that is not there."""
-        path = (
-            self._configured_dir
-            if self._configured_dir.startswith("/")
-            else posixpath.join(sftp.normalize("."), self._configured_dir)
-        )
-        path = posixpath.normpath(path)
-        parent, names = path, []
-        while parent != "/":
-            parent = posixpath.dirname(parent)
-            try:
-                names = sorted(sftp.listdir(parent))
-                break
-            except OSError:
-                if is_over(sftp):
-                    raise
-        if parent == posixpath.dirname(path) and posixpath.basename(path) in names:
-            return RemoteDataError(
-                f"{self.name}: {printable(path)} is no directory", hint="set remote_dir to the folder of the shards"
-            )
-        there = some([printable(name, 40) for name in names if not name.startswith(".")]) or "nothing"
-        return RemoteDataError(
-            f"{self.name}: remote directory not found: {printable(path)}; the nearest that exists is "
-            f"{printable(parent)}, with {there} in it",
-            hint=f"set remote_dir in its credentials, or make it on the cluster: mkdir -p {quote(printable(path))}",
-        )
+            return directory.entries(sftp, self._configured_dir, self.name)
 
     def look_again(self, files: Sequence[RemoteFile]) -> list[RemoteFile | None]:
         """The same files as they are now; None for one that is gone."""
@@ -320,10 +258,3 @@ class Cluster:
                 return
         with self.sftp() as sftp:
             yield from headers.one_by_one(sftp, files)
-
-
-def _facts(entry: paramiko.SFTPAttributes) -> RemoteStat:
-    mode = entry.st_mode or 0
-    return RemoteStat(
-        entry.st_size or 0, int(entry.st_mtime or 0), regular=stat.S_ISREG(mode), directory=stat.S_ISDIR(mode)
-    )
