@@ -16,8 +16,9 @@ from embmerge.events import Connected, Connecting, Observer, ignore
 from embmerge.plaintext import printable
 from embmerge.remote import directory, headers
 from embmerge.remote.credentials import Credentials
+from embmerge.remote.door import Door
 from embmerge.remote.files import Listing, RemoteFile, RemoteStat, sorted_out
-from embmerge.remote.login import Ask, Door
+from embmerge.remote.login import Ask
 from embmerge.remote.retry import persistently
 from embmerge.remote.session import beginning, is_over, no_session
 from embmerge.remote.sftp import SftpChannel, WireError
