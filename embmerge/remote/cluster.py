@@ -57,11 +57,6 @@ class Cluster:
         self.round_trip = math.inf  # seconds, the shortest that was seen
 
     @property
-    def address(self) -> str:
-        """Host or host:port, as configured."""
-        return self._door.address
-
-    @property
     def connection(self) -> fabric.Connection:
         """The first connection; `connect` has opened it, but the line may have dropped since."""
         if self._connection is None:
@@ -91,7 +86,7 @@ class Cluster:
             return work()
 
         if not self._stands:
-            self._observer(Connecting(self.name, self.address, self._configured_dir))
+            self._observer(Connecting(self.name, self._door.address, self._configured_dir))
         return persistently(
             attempt,
             cluster=self.name,
