@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from embmerge.plaintext import printable, size
 from embmerge.report import figures
+from embmerge.report.findings import counted
 
 if TYPE_CHECKING:
     from embmerge.report import Report
@@ -147,7 +148,7 @@ def _norms(report: "Report") -> str:
         f'<h2>Norms</h2><p class="soft">{said}</p><img alt="Histogram of all norms" src="{figures.norms(s)}">'
         f"<h2>Norms by shard, on the same axis{which}</h2>"
         f'<div class="small">{small}</div>'
-        + (f"<h2>Outliers: {_count(s.outlier_count)}</h2>{outliers}" if s.outliers else "")
+        + (f"<h2>Outliers: {counted(s.outlier_count)}</h2>{outliers}" if s.outliers else "")
     )
 
 
@@ -158,10 +159,10 @@ def _rows(report: "Report") -> str:
         return [(f"{row:,}", _text(report.titles[row])) for row in rows]
 
     parts = [
-        _details(f"NaN or Inf: {_count(s.nan_count)}", ("row", "title"), listed(s.nan_rows)),
-        _details(f"All zeros: {_count(s.zero_count)}", ("row", "title"), listed(s.zero_rows)),
+        _details(f"NaN or Inf: {counted(s.nan_count)}", ("row", "title"), listed(s.nan_rows)),
+        _details(f"All zeros: {counted(s.zero_count)}", ("row", "title"), listed(s.zero_rows)),
         _details(
-            f"Exact duplicates: {_count(s.duplicate_count)}",
+            f"Exact duplicates: {counted(s.duplicate_count)}",
             ("row", "title", "is the same as", "title"),
             [(f"{b:,}", _text(report.titles[b]), f"{a:,}", _text(report.titles[a])) for a, b in s.duplicates],
         ),
@@ -214,10 +215,6 @@ def _provenance(report: "Report") -> str:
     header = ("cluster", "file", "size", "written", "worker's timestamp", "rows/s", "sha256")
     made = ", ".join(f"{_text(name)} {_text(number)}" for name, number in report.versions.items())
     return f"<h2>Provenance</h2>{_table(header, rows, right={2, 5})}<p class='soft'>Report made by {made}</p>"
-
-
-def _count(rows: int) -> str:
-    return f"{rows:,} row" + "s" * (rows != 1)
 
 
 def _when(mtime: object) -> str:

@@ -25,14 +25,12 @@ _SAMPLED = 5 << 20  # values in the sample, at most: 5,000 rows of up to 1,048 c
 _PAIRS = 20  # duplicate pairs that are confirmed and named
 _OUTLIERS = 10
 _ODD = 8.0  # robust standard deviations beyond which a norm is called an outlier
-_MAD = 1.4826  # median absolute deviation to standard deviation, for normal data
+MAD = 1.4826  # median absolute deviation to standard deviation, for normal data
 _COMPARED = 64  # shards compared with all others at once
 _ROUNDING = 1e-12  # squared distance of unit vectors that float32 does not tell apart
 _ALIKE = 0.01  # squared distance of two rows that count as the same, in that of random rows
 _BEYOND = 1e15  # a norm that no model writes, and whose square float32 could not hold
 _EDGE = 0.001  # share of the rows at either end that does not widen the histogram's axis
-_CAMPS = 1.1  # ratio of shards' median norms that one model does not show
-_APART = 0.5  # distance of most shards' mean vectors from the common one, in the rows' spread
 _UNIT = 1e-3  # how far from 1 the norms of a unit-norm model may be
 
 
@@ -223,7 +221,7 @@ def _outliers(norms: Floats) -> tuple[tuple[tuple[int, float], ...], int]:
     if not len(sound):
         return (), 0
     middle = np.median(sound)
-    spread = max(_MAD * float(np.median(np.abs(sound - middle))), 1e-3 * float(middle), 1e-12)
+    spread = max(MAD * float(np.median(np.abs(sound - middle))), 1e-3 * float(middle), 1e-12)
     distance = np.where(np.isfinite(norms), np.abs(norms - middle) / spread, 0)
     distance[norms == 0] = 0
     far = np.argsort(-distance)[:_OUTLIERS]
@@ -246,36 +244,6 @@ def _shards(
         histogram = _histogram(own, edges)
         figures.append(ShardFigures(start, end, mean, std, median, high - low, apart, histogram))
     return tuple(figures)
-
-
-def odd_shards(shards: Sequence[ShardFigures]) -> list[tuple[int, str]]:
-    """(number, why) of shards whose norms or mean vector are unlike all others'; needs three to compare."""
-    odd: dict[int, str] = {}
-    if len(shards) < 3:  # noqa: PLR2004  of two, nobody knows which is the odd one
-        return []
-    medians, halves = [shard.median_norm for shard in shards], [shard.middle_half for shard in shards]
-    for what, values, least in (
-        ("median norm", medians, 0.02 * float(np.median(medians))),
-        ("spread of norms", halves, 0.35 * float(np.median(halves))),
-        ("mean vector's distance", [shard.shift for shard in shards], 0.1),
-    ):
-        middle = float(np.median(values))
-        spread = max(_MAD * float(np.median(np.abs(np.array(values) - middle))), least / 3, 1e-9)
-        for number, value in enumerate(values):
-            if abs(value - middle) > max(6 * spread, least):
-                odd.setdefault(number, f"its {what} is {value:.4g}, that of most shards {middle:.4g}")
-    return sorted(odd.items())
-
-
-def disagreement(shards: Sequence[ShardFigures]) -> str | None:
-    """How shards differ that fall into camps, such as two clusters with two models: then none is the odd one."""
-    norms = [shard.median_norm for shard in shards if shard.median_norm > 0]
-    if len(norms) > 1 and max(norms) > _CAMPS * min(norms):
-        return f"their median norms go from {min(norms):.4g} to {max(norms):.4g}"
-    apart = float(np.median([shard.shift for shard in shards])) if shards else 0.0
-    if apart > _APART:
-        return f"their mean vectors lie {apart:.2f} standard deviations from the common one"
-    return None
 
 
 def _alike(
