@@ -19,7 +19,6 @@ from embmerge.report.neighbours import Neighbours, choose, neighbours
 from embmerge.report.statistics import Statistics, measure
 
 _PAGES = {".html", ".htm"}
-_ASKED = 10  # articles whose neighbours are shown
 _WIDEST, _MEANS = 1 << 16, 1 << 20  # columns; columns of all shards together, of which means and some rows are held
 
 
@@ -62,7 +61,6 @@ def report(
     *,
     output: Path | None = None,
     article: str | None = None,
-    seed: int = 0,
     observer: Observer = ignore,
 ) -> Report:
     """`examine` the merged file `path`, and write the page beside it (or to `output`).
@@ -75,18 +73,16 @@ def report(
     if output.suffix.lower() not in _PAGES:
         raise UsageError(f"{output} would be no page", hint="end --output in .html")
     atomic.check_place(output)
-    done = replace(examine(path, article=article, seed=seed, observer=observer), output=output)
+    done = replace(examine(path, article=article, observer=observer), output=output)
     atomic.write_bytes(output, page(done).encode("utf-8", "replace"))
     return done
 
 
-def examine(
-    path: Path, *, article: str | None = None, sample: int = 5000, seed: int = 0, observer: Observer = ignore
-) -> Report:
+def examine(path: Path, *, article: str | None = None, observer: Observer = ignore) -> Report:
     """Measure the merged file `path`, and judge it.
 
-    `article` asks for the neighbours of one title instead of ten random ones. `sample` rows, drawn by `seed`, show the
-    shape of the space. Peak memory is some 200 MB and the titles, whatever the number of rows.
+    `article` asks for the neighbours of one title instead of ten random ones, the same each time. Peak memory is some
+    200 MB and the titles, whatever the number of rows.
 
     Raises `LocalDataError` (no merged file, one with too many columns, or no such article).
     """
@@ -99,8 +95,8 @@ def examine(
             titles.append(str(each["title"]))
             without_id += each["id"] is None
         ranges = _ranges(merged.metadata, merged.shape[0], path)
-        asked = choose(titles, count=_ASKED, seed=seed, article=article)
-        statistics = measure(merged, ranges, sample=sample, seed=seed, observer=observer)
+        asked = choose(titles, article)
+        statistics = measure(merged, ranges, observer=observer)
         nearest = neighbours(merged, titles, asked)
         metadata = merged.metadata
     findings = judge(statistics, metadata, titles, without_id)

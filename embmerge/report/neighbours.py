@@ -13,6 +13,7 @@ from embmerge.plaintext import printable
 from embmerge.report.statistics import unit
 
 NEAREST = 5
+_ASKED = 10  # articles whose neighbours are shown
 _BLOCK = 8 << 20  # bytes of rows compared at once
 _NARROW = 64  # columns; of fewer, their cosines take more room than the rows
 
@@ -26,13 +27,13 @@ class Neighbours:
     nearest: tuple[tuple[int, str, float], ...]
 
 
-def choose(titles: Sequence[str], *, count: int, seed: int, article: str | None) -> list[int]:
-    """The rows to ask about: that of `article` if it is given, else `count` drawn by `seed`.
+def choose(titles: Sequence[str], article: str | None) -> list[int]:
+    """The rows to ask about: that of `article` if it is given, else ten that are drawn, the same each time.
 
     Raises `LocalDataError`, naming similar titles, if there is no such article.
     """
     if article is None:
-        return sorted(np.random.default_rng(seed).choice(len(titles), min(count, len(titles)), replace=False).tolist())
+        return sorted(np.random.default_rng(0).choice(len(titles), min(_ASKED, len(titles)), replace=False).tolist())
     if article in titles:
         return [titles.index(article)]
     close = get_close_matches(article, titles, 3, 0.6) if len(titles) < 1_000_000 else []  # noqa: PLR2004  seconds

@@ -1,7 +1,7 @@
 """What a merged file's rows say about themselves, gathered in one pass over blocks of rows.
 
 Nothing here knows titles or pages. The whole array is never held: of each row its norm and a 64-bit fingerprint stay
-(16 bytes), of each shard its mean and a few rows, and of all rows a seeded sample.
+(16 bytes), of each shard its mean and a few rows, and of all rows a sample.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,8 @@ Floats = npt.NDArray[np.float64]
 PROBES = 16  # rows of each shard, at equal relative places, that tell two shards apart
 _MATCH = 15  # of them that are nearly the same in two shards that hold nearly the same rows
 _BLOCK = 4 << 20  # bytes of rows looked at at once
-_SAMPLED = 5 << 20  # values in the sample, at most: 5,000 rows of up to 1,048 columns
+_SAMPLED = 5000  # rows in the sample, at most,
+_SAMPLED_VALUES = 5 << 20  # and values: so many rows have up to 1,048 columns
 _PAIRS = 20  # duplicate pairs that are confirmed and named
 _OUTLIERS = 10
 _ODD = 8.0  # robust standard deviations beyond which a norm is called an outlier
@@ -96,17 +97,15 @@ class Statistics:
     space: Space
 
 
-def measure(
-    merged: Merged, ranges: Sequence[tuple[int, int]], *, sample: int, seed: int, observer: Observer = ignore
-) -> Statistics:
+def measure(merged: Merged, ranges: Sequence[tuple[int, int]], *, observer: Observer = ignore) -> Statistics:
     """The statistics of `merged`, whose shards hold the row `ranges`.
 
-    `sample` rows, drawn by `seed`, are for the space; fewer where they are long.
+    The space is that of a sample of rows, the same each time; fewer where they are long.
     """
     rows, dim = merged.shape
     norms, prints = np.empty(rows), np.empty(rows, np.uint64)
-    random = np.random.default_rng(seed)
-    chosen = np.sort(random.choice(rows, min(sample, rows, _SAMPLED // dim), replace=False))
+    random = np.random.default_rng(0)
+    chosen = np.sort(random.choice(rows, min(_SAMPLED, rows, _SAMPLED_VALUES // dim), replace=False))
     drawn = np.empty((len(chosen), dim), np.float32)
     probes = [_probe_rows(start, end) for start, end in ranges]
     probed = np.zeros((len(ranges), PROBES, dim), np.float32)
