@@ -41,3 +41,17 @@ def duration(seconds: float) -> str:
     if minutes < _MINUTE:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // _MINUTE} h {minutes % _MINUTE:02d} min"
+
+
+def time_left(seconds: float) -> str:
+    """An estimate as a person reads it: whole seconds, for it is no better than that."""
+    return f"{seconds + 0.5:.0f} s" if seconds < _MINUTE - 1 else duration(seconds)
+
+
+def rate(bytes_per_second: float) -> str:
+    """Bytes a second as a person reads them, in binary steps: `112.3 MB/s`."""
+    for unit in ("B/s", "KB/s", "MB/s"):
+        if bytes_per_second < _STEP:
+            return f"{bytes_per_second:.1f} {unit}" if unit != "B/s" else f"{bytes_per_second:.0f} {unit}"
+        bytes_per_second /= _STEP
+    return f"{bytes_per_second:.1f} GB/s"

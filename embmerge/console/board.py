@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import singledispatchmethod
 
 from embmerge import events as e
-from embmerge.plaintext import duration, size
+from embmerge.plaintext import rate, size, time_left
 
 WINDOW = 10.0  # seconds a rate looks back: long enough to be steady, short enough to show a stall
 
@@ -290,17 +290,3 @@ class Board:
             now = self._clock()
             self._meter.add(now, nbytes)
             cluster.meter.add(now, nbytes)
-
-
-def time_left(seconds: float) -> str:
-    """An estimate as a person reads it: whole seconds, for it is no better than that."""
-    return f"{seconds + 0.5:.0f} s" if seconds < 59 else duration(seconds)  # noqa: PLR2004  below a minute
-
-
-def rate(bytes_per_second: float) -> str:
-    """A rate as a person reads it: `112.3 MB/s`."""
-    for unit in ("B/s", "KB/s", "MB/s"):
-        if bytes_per_second < 1024:  # noqa: PLR2004  binary steps, as in `size`
-            return f"{bytes_per_second:.1f} {unit}" if unit != "B/s" else f"{bytes_per_second:.0f} {unit}"
-        bytes_per_second /= 1024
-    return f"{bytes_per_second:.1f} GB/s"

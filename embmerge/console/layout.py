@@ -1,7 +1,7 @@
 """The live part of a terminal as lines of text: a pure function of the board and the room there is."""
 
-from embmerge.console.board import Board, ClusterState, Flight, rate, time_left
-from embmerge.plaintext import printable, size
+from embmerge.console.board import Board, ClusterState, Flight
+from embmerge.plaintext import printable, rate, size, time_left
 
 BAR = 24  # columns of a bar where there is room
 LEAST = 8  # columns below which a bar says nothing

@@ -3,8 +3,8 @@
 from functools import singledispatch
 
 from embmerge import events as e
-from embmerge.console.board import Board, rate
-from embmerge.plaintext import duration, printable, size
+from embmerge.console.board import Board
+from embmerge.plaintext import duration, printable, rate, size
 
 
 @singledispatch
