@@ -1,7 +1,5 @@
 """A remote file of which only some blocks are here, for a reader that asks for little."""
 
-import io
-
 EDGE = 8 << 10  # bytes at either end of a shard; its header lies in there
 
 
@@ -13,8 +11,8 @@ class Unknown(Exception):
         self.offset = offset
 
 
-class Blocks(io.RawIOBase):
-    """A file of which some blocks are known: reading any other raises `Unknown`."""
+class Blocks:
+    """A file of which some blocks are known: reading any other raises `Unknown`. It has what `read_header` needs."""
 
     def __init__(self, blocks: dict[int, bytes], nbytes: int) -> None:
         self._blocks, self._nbytes, self._at = blocks, nbytes, 0
@@ -23,14 +21,14 @@ class Blocks(io.RawIOBase):
         """Where the next read begins."""
         return self._at
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+    def seek(self, offset: int) -> int:
         """Move there; nothing is fetched."""
-        self._at = offset if whence == io.SEEK_SET else self._at + offset
+        self._at = offset
         return self._at
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int) -> bytes:
         """So many bytes, fewer at the end; `Unknown` if their block was not fetched."""
-        size = min(size, self._nbytes - self._at) if size >= 0 else self._nbytes - self._at
+        size = min(size, self._nbytes - self._at)
         read = b""
         while size > 0:
             part = self._part(size)
@@ -41,10 +39,10 @@ class Blocks(io.RawIOBase):
             self._at += len(part)
         return read
 
-    def readline(self, size: int | None = -1) -> bytes:
-        """Up to a line break."""
+    def readline(self, size: int) -> bytes:
+        """Up to a line break, at most so many bytes."""
         line = b""
-        while not line.endswith(b"\n") and len(line) < (size or 0) and (character := self.read(1)):
+        while not line.endswith(b"\n") and len(line) < size and (character := self.read(1)):
             line += character
         return line
 
