@@ -40,7 +40,7 @@ class Writer(Protocol):
         """Complete the file, sync it, read it back; `DiskError` if the disk holds something else than was written."""
 
     def publish(self, output: Path) -> None:
-        """Give the finished file its name."""
+        """Give the finished file its name; whoever calls syncs the folder."""
 
     def close(self) -> None:
         """Let go of the file, complete or not."""

@@ -17,7 +17,6 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from embmerge.atomic import sync
 from embmerge.errors import UsageError
 from embmerge.mergedfile.jsontext import (
     METADATA_LIMIT,
@@ -103,7 +102,6 @@ class ParquetWriter:
     def publish(self, output: Path) -> None:
         """Give the finished file its name."""
         self._path.replace(output)
-        sync(output.parent)
 
     def close(self) -> None:
         """Let go of the files, complete or not."""

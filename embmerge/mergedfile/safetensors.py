@@ -15,7 +15,6 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from embmerge.atomic import sync
 from embmerge.mergedfile.jsontext import (
     METADATA_LIMIT,
     Lines,
@@ -74,7 +73,6 @@ class SafetensorsWriter:
     def publish(self, output: Path) -> None:
         """Give the finished file its name."""
         self._path.replace(output)
-        sync(output.parent)
 
     def close(self) -> None:
         """Let go of the file, complete or not."""
