@@ -10,7 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -60,9 +60,9 @@ HELP = {
 }
 Flag = str | None  # as typed; `settings` and the task check it
 Names = list[str] | None
-CONNECTED = ("cluster", "credentials")
+WHICH_CLUSTERS = ("cluster", "credentials")
+HOW_TO_CONNECT = ("connections", "transfer")
 HOW_TO_PRINT = ("json", "quiet", "verbose")
-CONNECTING = ("articles", "connections", "credentials", "transfer")
 
 
 def _task(*flags: str, **own: str) -> Callable[[Callable[..., None]], Any]:
@@ -97,7 +97,7 @@ class Session:
         return " ".join(words)
 
 
-@_task("cluster", "wait", *CONNECTING)
+@_task("wait", "articles", *WHICH_CLUSTERS, *HOW_TO_CONNECT)
 def verify_remote(
     c: Context,
     cluster: Names = None,
@@ -113,10 +113,10 @@ def verify_remote(
     """Look into every remote shard without downloading it; say whether a merge would succeed."""
     with session(c, locals()) as s, _fleet(s) as fleet:
         _look(s, fleet, wait, merging=False)
-        s.console.next(s.then(*CONNECTED))
+        s.console.next(s.then(*WHICH_CLUSTERS))
 
 
-@_task("cluster", "dry_run", "checksum", "embeddings", "limit_rate", *CONNECTING[1:])
+@_task("dry_run", "checksum", "embeddings", "limit_rate", *WHICH_CLUSTERS, *HOW_TO_CONNECT)
 def sync(
     c: Context,
     cluster: Names = None,
@@ -135,7 +135,8 @@ def sync(
     with session(c, locals()) as s, _fleet(s) as fleet:
         dry_run = dry_run or c.config.run.dry
         _sync(s, fleet, dry_run=dry_run, checksum=checksum)
-        s.console.next(s.command("merge" if not dry_run else "sync", "embeddings", *(CONNECTED if dry_run else ())))
+        then = s.command("sync", "embeddings", *WHICH_CLUSTERS) if dry_run else s.command("merge", "embeddings")
+        s.console.next(then)
 
 
 @_task("articles", "dtype", "embeddings", "output")
@@ -155,7 +156,7 @@ def merge(
         _merge(s)
 
 
-@_task("cluster", "wait", "dtype", "embeddings", "limit_rate", "output", *CONNECTING)
+@_task("wait", "articles", "dtype", "embeddings", "limit_rate", "output", *WHICH_CLUSTERS, *HOW_TO_CONNECT)
 def full(
     c: Context,
     cluster: Names = None,
@@ -183,7 +184,7 @@ def full(
         _merge(s)
 
 
-@_task("cluster", "embeddings", "output", *CONNECTING)
+@_task("articles", "embeddings", "output", *WHICH_CLUSTERS, *HOW_TO_CONNECT)
 def doctor(
     c: Context,
     cluster: Names = None,
@@ -205,7 +206,7 @@ def doctor(
         s.console.show(found)
         if found.error:
             raise found.error
-        s.console.next(s.then("embeddings", "output", *CONNECTED))
+        s.console.next(s.then("embeddings", "output", *WHICH_CLUSTERS))
 
 
 @_task("path")
@@ -275,7 +276,7 @@ def demo(
         show.run(place, rows, dim, keep_running=keep_running, say=s.console.say, stop=s.stop, quiet=json or quiet)
 
 
-def _fleet(s: Session) -> Any:
+def _fleet(s: Session) -> "AbstractContextManager[Fleet]":
     from embmerge.remote.fleet import fleet
 
     return fleet(s.settings, observer=s.console, stop=s.stop, ask=s.console.ask)
@@ -351,6 +352,7 @@ def session(c: Context, flags: Mapping[str, Any], **special: Any) -> Iterator[Se
     """Run a task's body; every error ends as one line, one hint and its exit code.
 
     `flags` are the task's parameters; those that are settings override what invoke.yaml and the environment say.
+    `special` does so in their place: an `--output` that is another task's own is no setting.
     """
     from embmerge.console import Console
     from embmerge.errors import DiskError, EmbmergeError, Interrupted, SettingsError
