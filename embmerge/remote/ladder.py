@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from embmerge.errors import EmbmergeError
 from embmerge.events import Checked, Observer
@@ -57,8 +58,8 @@ class Ladder:
             self.breaks(name, error, command, cluster)
         self.add(Rung(cluster, name, ok=True, text="; ".join(found)))
 
-    def breaks(self, name: str, error: EmbmergeError, command: str, cluster: str = "") -> None:
-        """A rung that breaks; raises `Broken`."""
+    def breaks(self, name: str, error: EmbmergeError, command: str, cluster: str) -> NoReturn:
+        """Note a rung that breaks, and end its ladder: raises `Broken`."""
         self.error = self.error or error
         hint = f"try: {command}" + (f"   ({error.hint})" if error.hint else "")
         self.add(Rung(cluster, name, ok=False, text=error.message.removeprefix(f"{cluster}: "), hint=hint))
