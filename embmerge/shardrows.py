@@ -43,8 +43,8 @@ def addressable(file: BinaryIO, header: ShardHeader) -> Iterator[tuple[Any, Shar
             else:
                 _decode(file, raw, plain, header)
             plain.flush()
-        placed = replace(header.array, raw=Raw(b"", 0, plain.tell()))
-        yield _in_rows(plain, replace(header, array=placed))
+        array = replace(header.array, raw=Raw(b"", 0, plain.tell()))
+        yield _in_rows(plain, replace(header, array=array))
 
 
 def _decode(file: BinaryIO, raw: Raw, plain: BinaryIO, header: ShardHeader) -> None:
