@@ -151,7 +151,7 @@ def disk_errors(place: Path) -> Iterator[None]:
         raise
 
 
-def _beside(place: Path, mark: str = "") -> list[Path]:
+def _beside(place: Path, mark: str) -> list[Path]:
     return [path for path in place.parent.iterdir() if path.name.startswith(f".{place.name}.{mark}")]
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-GAP = "  "
+_GAP = _INDENT = "  "
 _MINUTE = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)")  # Python 3.10 reads not every form of ISO 8601
 
 
@@ -23,18 +23,18 @@ class Column:
     goes: int = 0
 
 
-def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None, indent: str = "  ") -> list[str]:
+def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
     """The lines of a table: `rows` have one text a column; `width` None is as wide as it needs."""
     limits = {n: max(len(text) for text in (columns[n].title, *(row[n] for row in rows))) for n in range(len(columns))}
     lines = []
     if width is not None:
-        room = width - len(indent)
+        room = width - len(_INDENT)
         said = _say_once(columns, rows, limits) if _total(limits) > room else []
-        lines = [f"{indent}all: {', '.join(said)}"] if said else []
+        lines = [f"{_INDENT}all: {', '.join(said)}"] if said else []
         while _total(limits) > room and _give_way(columns, limits, _total(limits) - room):
             pass
-    lines += [indent + _row([columns[n].title for n in limits], columns, limits)]
-    lines += [indent + _row([row[n] for n in limits], columns, limits) for row in rows]
+    lines += [_INDENT + _row([columns[n].title for n in limits], columns, limits)]
+    lines += [_INDENT + _row([row[n] for n in limits], columns, limits) for row in rows]
     return lines
 
 
@@ -66,7 +66,7 @@ def _give_way(columns: Sequence[Column], limits: dict[int, int], over: int) -> b
 
 
 def _total(limits: dict[int, int]) -> int:
-    return sum(limits.values()) + len(GAP) * (len(limits) - 1)
+    return sum(limits.values()) + len(_GAP) * (len(limits) - 1)
 
 
 def _row(texts: Sequence[str], columns: Sequence[Column], limits: dict[int, int]) -> str:
@@ -74,4 +74,4 @@ def _row(texts: Sequence[str], columns: Sequence[Column], limits: dict[int, int]
     for text, (n, limit) in zip(texts, limits.items(), strict=True):
         short = text if len(text) <= limit else text[: limit - 1] + "…"
         cells.append(short.rjust(limit) if columns[n].right else short.ljust(limit))
-    return GAP.join(cells).rstrip()
+    return _GAP.join(cells).rstrip()

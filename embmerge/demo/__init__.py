@@ -58,11 +58,10 @@ def run(
 
 
 @contextmanager
-def clusters(folder: Path, size: Size, say: Callable[[str], None]) -> Iterator[list[str]]:
+def clusters(folder: Path, size: Size, say: Callable[[str], None]) -> Iterator[None]:
     """Make `folder` anew with shards, articles and credentials, and serve its clusters while the block lasts.
 
-    Yields their names. Raises `UsageError` if `folder` holds something else than an earlier demo, or if asyncssh is
-    not installed.
+    Raises `UsageError` if `folder` holds something else than an earlier demo, or if asyncssh is not installed.
     """
     try:
         from embmerge.demo.server import Accounts, Server  # noqa: PLC0415  asyncssh is an extra
@@ -73,15 +72,13 @@ def clusters(folder: Path, size: Size, say: Callable[[str], None]) -> Iterator[l
     write_articles(folder / "wikipedia.pkl", size.rows)
     for cluster, gpu, start, end in size.shards():
         write_shard(_home(folder, cluster) / REMOTE_DIR, size, cluster, gpu, start, end)
-    names = []
     with ExitStack() as running:
         for cluster in range(1, size.clusters + 1):
             name, password = f"tensor{cluster:02d}", secrets.token_urlsafe(12)
             server = running.enter_context(Server(_home(folder, cluster), partial(Accounts, {_USER: password})))
             _write_credentials(folder, name, server.port, password)
-            names.append(name)
             say(f"Cluster {name} listens on 127.0.0.1:{server.port}")
-        yield names
+        yield
 
 
 def _typed(folder: Path, task: str) -> str:

@@ -114,7 +114,7 @@ class Work:
         self._directory, self._observer = directory, observer
         self._waiting = deque(downloads)
         self._unended = len(self._waiting)
-        self._missing = sum(download.missing for download in self._waiting)
+        self._missing = sum(download.missing for download in self._waiting)  # bytes that are to come, about
         self._active: dict[Download, None] = {}  # in order
         self._unchecked: deque[Download] = deque()
         self.news: queue.SimpleQueue[Download] = queue.SimpleQueue()
@@ -126,11 +126,6 @@ class Work:
     def over(self) -> bool:
         """Whether every download has ended, one way or the other; waits for nobody who is at work."""
         return self._unended == 0
-
-    @property
-    def missing(self) -> int:
-        """About how many bytes are to come."""
-        return max(0, self._missing)
 
     def wait(self, seconds: float) -> None:
         """Wait until something has changed."""
@@ -147,7 +142,7 @@ class Work:
                 if not self._begin_next():
                     return None
             start, end = download.free[0]
-            longest = min(LONGEST, max(SHORTEST, self.missing // (2 * self.lanes)))
+            longest = min(LONGEST, max(SHORTEST, self._missing // (2 * self.lanes)))
             cut = end if end - start < longest + SHORTEST else start + longest
             download.free[:1] = [(cut, end)] if cut < end else []
             download.lent += cut - start
