@@ -261,7 +261,6 @@ class QualityMeasured(Event):
 
     mean_norm: float
     std_norm: float
-    zero_rows: int
 
 
 @dataclass(frozen=True)

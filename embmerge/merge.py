@@ -112,7 +112,7 @@ def merge(
             quality = sum(qualities, Quality())
             _check_quality(plan, quality, qualities)
             figures = quality.figures()
-            observer(QualityMeasured(figures.mean_norm, figures.std_norm, figures.zero_rows))
+            observer(QualityMeasured(figures.mean_norm, figures.std_norm))
             if figures.zero_rows:
                 observer(Warned(f"{figures.zero_rows:,} rows are all zeros: {_where(plan, qualities)}"))
             observer(Saving(output))

@@ -48,7 +48,7 @@ def test_a_merge_reads_as_promised():
         e.RangesVerified(((1, 0, 0, 15625),), 250_010),
         e.ArticlesRead(250_000, 10, (250_000, 768)),
         e.RowsWritten(100, 250_000),
-        e.QualityMeasured(1.23451, 0.34209, 0),
+        e.QualityMeasured(1.23451, 0.34209),
         e.Saving(Path("merged/embeddings.pkl")),
         e.Saved(Path("merged/embeddings.pkl"), 250_000, int(788.42 * MB)),
     ) == [
