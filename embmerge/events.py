@@ -68,7 +68,7 @@ class ClusterEvent(Event):
 class Connecting(ClusterEvent):
     """A first connection is being opened.
 
-    `address` is host or host:port as a person would type it, `remote_dir` as configured ('' if unknown here).
+    `address` is host or host:port as a person would type it, `remote_dir` as configured.
     """
 
     address: str

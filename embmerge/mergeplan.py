@@ -56,7 +56,10 @@ class Plan:
 
 
 def read_sources(paths: Sequence[Path], clusters: Mapping[str, str], observer: Observer) -> list[Source]:
-    """All headers, or one error that names every shard that has none."""
+    """All shards with their headers, in the order of `paths`; `clusters` has the cluster of a file name.
+
+    Raises one `ShardError` that names every shard without a header, and `LocalDataError` if there are no shards.
+    """
     shards, problems = [], []
     for index, path in enumerate(paths, 1):
         if path.exists() and not path.is_file():  # a pipe would be waited for
@@ -94,7 +97,7 @@ def judge(headers: list[ShardHeader], *, any_dtype: bool, observer: Observer) ->
 
 
 def counted(plan: Plan, articles: Articles, observer: Observer) -> Articles:
-    """`articles`, if there are as many as there should be."""
+    """`articles`, if there are as many as there should be. Raises `LocalDataError`, which says what does not fit."""
     count, rows = len(articles), plan.coverage.rows
     expected = plan.expected_articles
     if not count:

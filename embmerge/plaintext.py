@@ -11,8 +11,8 @@ def printable(text: object, limit: int = 200) -> str:
     """One line of `text` without control, format or surrogate characters, at most `limit` characters long.
 
     A file name, a listing or a server's message may carry terminal escapes, line breaks or right-to-left marks;
-    each such character is shown as its Python escape. Only `str` and `int` are shown: the `repr` of a container
-    from a file can be exponentially large, so anything else appears as its type's name.
+    each such character is shown as its Python escape. Only `str`, `int` and `bytes` (as UTF-8) are shown: the `repr` of
+    a container from a file can be exponentially large, so anything else appears as its type's name.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")

@@ -145,7 +145,10 @@ class Cluster:
 
     @contextmanager
     def sftp(self) -> Iterator[paramiko.SFTPClient]:
-        """A client of paramiko's own on a session of its own, with every wait bounded."""
+        """A client of paramiko's own on a session of its own, with every wait bounded.
+
+        Raises `ConnectError` if the server opens no session, `ConnectionLost`, and what `OSError` the client tells of.
+        """
         self._let_go()  # a server may grant one session at a time
         try:
             client = self.begun(self._own_client)
@@ -190,7 +193,7 @@ class Cluster:
             return directory.entries(sftp, self._configured_dir, self.name)
 
     def look_again(self, files: Sequence[RemoteFile]) -> list[RemoteFile | None]:
-        """The same files as they are now; None for one that is gone."""
+        """The same files as they are now; None for one that is gone. Raises as `sftp`."""
         if self._settings.transfer == "fast":
             with suppress(WireError), self._channel() as channel:
                 answers = zip(files, channel.stats([file.path for file in files]), strict=True)
@@ -242,7 +245,7 @@ class Cluster:
     def headers(self, files: Sequence[RemoteFile]) -> Iterator[tuple[RemoteFile, ShardHeader | ShardError]]:
         """The header of each file, or why it has none; some 16 KB of each cross the network, all at once.
 
-        `files` are shards, or checkpoints, whose rows may be fewer than their range.
+        `files` are shards, or checkpoints, whose rows may be fewer than their range. Raises `ConnectError`.
         """
         if self._settings.transfer == "fast":
             try:

@@ -22,7 +22,10 @@ Headers = Iterator[tuple[RemoteFile, ShardHeader | ShardError]]
 
 
 def at_once(channel: SftpChannel, files: Sequence[RemoteFile]) -> Headers:
-    """The header of each file, or why it has none: blocks of all files are asked for together."""
+    """The header of each file, or why it has none: blocks of all files are asked for together.
+
+    Raises as the channel.
+    """
     known: dict[RemoteFile, dict[int, bytes]] = {file: {} for file in files}
     wanted = [(file, offset) for file in files for offset in {0, max(0, file.nbytes - EDGE)}]
     found: dict[RemoteFile, ShardHeader | ShardError] = {}
