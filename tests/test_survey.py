@@ -8,14 +8,17 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import asyncssh
 import pytest
 
+from embmerge.demo.server import Home
 from embmerge.errors import ConnectError, ConnectionLost, Interrupted, LocalDataError, LoginError, RemoteDataError
 from embmerge.events import ClusterDone, ClusterFailed, ShardInspected, ShardsFound
 from embmerge.remote.survey import Terms, survey
 from tests.relay import Relay
 from tests.servers import Login, embedded, free_port
 from tests.shards import make_shard, rows_of
+from tests.syncing import Lab
 
 ROWS = 40
 TASKS = Path(__file__).parent.parent
@@ -287,6 +290,26 @@ def test_a_line_that_freezes_is_lost_after_the_stall_timeout(fleet):
         found = survey([cluster], Terms(), observer=fleet.see, stop=threading.Event())
         assert isinstance(found.error, ConnectionLost)
         relay.thaw()
+
+
+class Failing(Home):
+    """Its disk fails when a shard is looked at by name."""
+
+    def stat(self, path):
+        if path.endswith(b".pkl"):
+            raise asyncssh.SFTPFailure("stale file handle")
+        return super().stat(path)
+
+
+@pytest.mark.parametrize("transfer", ["fast", "plain"])
+def test_a_shard_that_cannot_be_looked_at_again_is_not_said_to_be_removed(tmp_path, transfer):
+    with Lab(tmp_path, home=Failing) as lab:
+        lab.shards(1)
+        cluster = lab.cluster(lab.settings(transfer=transfer))
+        found = survey([cluster], Terms(), stop=lab.stop)
+        cluster.close()
+    assert found.problems[0] == "cluster0_gpu0.pkl cannot be looked at again: stale file handle"
+    assert found.error.exit_code == 4
 
 
 @pytest.mark.parametrize("transfer", ["fast", "plain"])

@@ -192,23 +192,25 @@ class Cluster:
         with self.sftp() as sftp:
             return directory.entries(sftp, self._configured_dir, self.name)
 
-    def look_again(self, files: Sequence[RemoteFile]) -> list[RemoteFile | None]:
-        """The same files as they are now; None for one that is gone. Raises as `sftp`."""
+    def look_again(self, files: Sequence[RemoteFile]) -> list[RemoteFile | OSError]:
+        """The same files as they are now, or what the server has against it. Raises `ConnectError`."""
         if self._settings.transfer == "fast":
             with suppress(WireError), self._channel() as channel:
                 answers = zip(files, channel.stats([file.path for file in files]), strict=True)
                 return [
-                    replace(file, nbytes=answer.nbytes, mtime=answer.mtime) if isinstance(answer, RemoteStat) else None
+                    answer if isinstance(answer, OSError) else replace(file, nbytes=answer.nbytes, mtime=answer.mtime)
                     for file, answer in answers
                 ]
         with self.sftp() as sftp:
-            now: list[RemoteFile | None] = []
+            now: list[RemoteFile | OSError] = []
             for file in files:
                 try:
                     facts = sftp.stat(file.path)
                     now.append(replace(file, nbytes=facts.st_size or 0, mtime=int(facts.st_mtime or 0)))
-                except FileNotFoundError:  # noqa: PERF203  each file has its own fate
-                    now.append(None)
+                except OSError as error:  # noqa: PERF203  each file has its own fate
+                    if isinstance(error, TimeoutError | ConnectionError) or is_over(sftp):
+                        raise
+                    now.append(error)
         return now
 
     @contextmanager

@@ -143,15 +143,21 @@ def _look(cluster: Cluster, observer: Observer) -> ClusterSurvey:
             findings.append(Finding(file, None, verdict, found.message))
         observer(ShardInspected(cluster.name, file.name, index, len(files)))
     looked = zip(findings, cluster.look_again(files), strict=True)
-    settled = tuple(finding if now == finding.file else _growing(finding, now) for finding, now in looked)
+    settled = tuple(_settled(finding, now) for finding, now in looked)
     observer(ClusterDone(cluster.name))
     return ClusterSurvey(cluster.name, listing.remote_dir, settled, listing.checkpoints, listing.others)
 
 
-def _growing(finding: Finding, now: RemoteFile | None) -> Finding:
+def _settled(finding: Finding, now: RemoteFile | OSError) -> Finding:
+    """What a second look at the file makes of it."""
     name = printable(finding.file.name)
-    if now is None:
+    if now == finding.file:
+        return finding
+    if isinstance(now, FileNotFoundError):
         return replace(finding, header=None, verdict="unreadable", problem=f"{name} was removed while we looked")
+    if isinstance(now, OSError):
+        why = f"{name} cannot be looked at again: {printable(str(now.strerror or now))}"
+        return finding if finding.problem else replace(finding, header=None, verdict="unreadable", problem=why)
     change = (
         f"{finding.file.nbytes:,} bytes, then {now.nbytes:,}" if now.nbytes != finding.file.nbytes else "written again"
     )
