@@ -1,6 +1,7 @@
 """The embedded SSH cluster of the demo, asked by OpenSSH's and paramiko's own clients."""
 
 import socket
+from pathlib import Path
 
 import paramiko
 import pytest
@@ -61,6 +62,18 @@ def test_a_command_finds_the_paths_that_sftp_shows(server, enter):
     (server.folder / "note").write_text("hello")
     _, out, _ = enter().exec_command("cat /note")
     assert out.read() == b"hello"
+
+
+def test_a_command_finds_them_below_a_relative_folder_with_any_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("Ada's \u00fc & $(co)")
+    folder.mkdir()
+    (folder / "note").write_text("hello")
+    with Server(folder, lambda: Accounts({"ada": "pw"})) as server, paramiko.SSHClient() as client:
+        client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
+        client.connect("127.0.0.1", server.port, "ada", "pw", allow_agent=False, look_for_keys=False, timeout=10)
+        _, out, _ = client.exec_command("cat /note < /dev/null")
+        assert out.read() == b"hello"
 
 
 def test_a_command_says_how_it_ended(enter):

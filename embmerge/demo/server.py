@@ -5,6 +5,7 @@ import asyncio.subprocess
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import asyncssh
@@ -126,7 +127,8 @@ class Server:
         if process.command is None:
             process.exit(1)
             return
-        command = process.command.replace(" /", f" {self.folder}/").replace(f" {self.folder}/dev/null", " /dev/null")
+        root = quote(str(self.folder.absolute()))
+        command = process.command.replace(" /", f" {root}/").replace(f" {root}/dev/null", " /dev/null")
         shell = await asyncio.create_subprocess_shell(
             command,
             cwd=self.folder,
