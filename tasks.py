@@ -175,6 +175,9 @@ def full(
 ) -> None:
     """verify-remote, sync and merge, stopping at the first that fails."""
     with session(c, locals()) as s:
+        from embmerge.mergedfile import check_output
+
+        check_output(s.settings.output)  # before hours of downloading
         with _fleet(s) as fleet:
             headers = _look(s, fleet, wait, merging=True)
             if c.config.run.dry:

@@ -20,6 +20,7 @@ from embmerge.errors import (
     LocalDataError,
     LoginError,
     RemoteDataError,
+    UsageError,
 )
 from embmerge.events import Checked, ignore
 from embmerge.remote import rungs
@@ -318,6 +319,11 @@ def test_another_number_of_articles_is_the_articles_rung(patient):
 def test_a_folder_that_is_a_file_is_the_disk_rung(patient):
     patient.settings.embeddings.write_text("in the way")
     patient.breaks("local disk", "is no folder", DiskError, cluster="")
+
+
+def test_an_output_that_cannot_be_is_the_disk_rung(patient):
+    patient.set(output=patient.folder / "merged.txt")
+    patient.breaks("local disk", ".txt is no known format", UsageError, cluster="")
 
 
 def test_one_broken_cluster_does_not_keep_the_other_from_being_climbed(patient):

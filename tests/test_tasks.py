@@ -241,6 +241,13 @@ def test_a_missing_articles_file_is_known_before_the_download(place):
     assert not list(place.glob("early/cluster*"))
 
 
+@pytest.mark.parametrize("output", ["merged.txt", "wikipedia.pkl"])
+def test_an_output_that_cannot_be_is_known_before_the_download(place, output):
+    ran = invoke(place, "full", "--output", output, "--embeddings", "early")
+    assert ran.returncode == 2
+    assert not list(place.glob("early/cluster*"))
+
+
 @pytest.mark.parametrize("words", [["-d", "sync", "--dry-run"], ["doctor", "--verbose"], ["sync", "--json"]])
 def test_no_secret_appears_in_any_output(place, words):
     ran = invoke(place, *words, INVOKE_EMBMERGE_TRACEBACK="1")

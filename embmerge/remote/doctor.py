@@ -17,6 +17,7 @@ from shlex import quote
 from embmerge.articles import count_articles
 from embmerge.errors import DiskError, LocalDataError
 from embmerge.events import Observer, ignore
+from embmerge.mergedfile import check_output
 from embmerge.plaintext import size
 from embmerge.remote.climb import Climb, Reached, missing
 from embmerge.remote.credentials import configured
@@ -93,6 +94,7 @@ def _disk(ladder: Ladder, settings: Settings, reached: list[Reached]) -> None:
                     raise DiskError(f"{place} is not writable", hint="choose another folder, or change its permissions")
                 device = place.stat().st_dev
                 needs[device] = (place, needs.get(device, (place, 0))[1] + nbytes)
+            check_output(settings.output)
             for place, nbytes in needs.values():
                 free = shutil.disk_usage(place).free
                 if free < nbytes:
