@@ -1,6 +1,7 @@
 """Who may log in: every way there is, against OpenSSH or the embedded server."""
 
 import asyncio
+import os
 import shutil
 import socket
 import threading
@@ -422,6 +423,28 @@ def test_an_ssh_config_that_cannot_be_used_is_told_at_once(desk, own_home, confi
     with pytest.raises((CredentialsError, ConnectError), match=what) as caught:
         desk.cluster(retries=5).connect()
     assert not isinstance(caught.value, ConnectionLost)
+
+
+def become_unknown(monkeypatch):
+    """Become a user whom the system does not know, as in a container that was started with --user."""
+    for name in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+
+
+def test_who_has_no_name_is_told_to_take_one(desk, monkeypatch):
+    desk.write(username="me", password="pw")
+    become_unknown(monkeypatch)
+    with pytest.raises(CredentialsError, match="user 54321, who runs this, has no name") as caught:
+        desk.cluster().connect()
+    assert "USER=" in caught.value.hint
+
+
+def test_who_has_no_home_can_log_in_all_the_same(sshd, key, desk, monkeypatch):
+    desk.write(port=sshd.port, username=sshd.user, key_file=str(key))
+    become_unknown(monkeypatch)
+    monkeypatch.setenv("USER", "me")
+    assert works(desk.cluster()) == str(sshd.home)
 
 
 def test_two_users_are_one_too_many(desk):

@@ -4,7 +4,7 @@ import pytest
 from invoke.config import Config
 
 from embmerge.errors import SettingsError
-from embmerge.settings import NAMES, Settings, from_environment, resolve
+from embmerge.settings import NAMES, Settings, expanded, from_environment, resolve
 
 ROOT = Path(__file__).parent.parent
 
@@ -68,6 +68,11 @@ def test_a_path_may_begin_with_the_home_folder(monkeypatch):
 
 def test_a_home_that_nobody_has_stays_as_it_is_written():
     assert resolve({"embeddings": "~nobody-of-that-name/emb"}, {}).embeddings == Path("~nobody-of-that-name/emb")
+
+
+def test_a_path_of_ones_own_may_begin_with_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert expanded("~/emb") == Path("/home/me/emb")
 
 
 @pytest.mark.parametrize(("value", "shown"), [(None, "nothing"), ([1], "a list"), (2.5, "2.5"), ("x", "'x'")])

@@ -155,6 +155,7 @@ def test_quiet_leaves_the_last_line(place, done):
         (["merge", "--embeddings", "nowhere"], 5, "nowhere"),
         (["merge", "--output", "merged.txt"], 2, ".txt"),
         (["inspect", "--path", "nowhere.pkl"], 5, "nowhere.pkl"),
+        (["inspect", "--path", "~nobody-of-that-name/x.pkl"], 5, "~nobody-of-that-name/x.pkl"),
         (["report", "--path", "nowhere.pkl"], 5, "nowhere.pkl"),
         (["convert", "--path", "nowhere.pkl"], 2, "--output"),
         (["verify-remote", "--wait", "soon"], 2, "--wait"),

@@ -1,5 +1,7 @@
 """Which machine is connected to first: the cluster itself, or the gateway on the way to it."""
 
+import getpass
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +49,13 @@ def described(credentials: Credentials, **more: Any) -> fabric.Connection:
     given, address = credentials, printable(credentials.address)
     if given.username and "@" in given.address:
         raise CredentialsError(f"{given.name}: address {address} has a user in it, and username is another one")
+    try:
+        getpass.getuser()  # which fabric and paramiko do, whoever is to log in
+    except (KeyError, OSError):  # the latter since Python 3.13
+        raise CredentialsError(
+            f"{given.name}: the user {os.getuid()}, who runs this, has no name on this machine",
+            hint="name one: USER=somebody invoke doctor",
+        ) from None
     try:
         config = fabric.Config(overrides={"timeouts": {"connect": None}})
     except (OSError, ValueError, paramiko.SSHException) as error:

@@ -18,6 +18,7 @@ from paramiko.hostkeys import HostKeyEntry, HostKeys, InvalidHostKey
 from embmerge.errors import HostKeyError
 from embmerge.events import HostKeyAccepted, Observer
 from embmerge.plaintext import printable
+from embmerge.settings import expanded
 
 _writing = threading.Lock()
 
@@ -30,7 +31,7 @@ class KnownHosts(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]  # parami
     ) -> None:
         self._cluster, self._mode, self._observer = cluster, mode, observer
         self._own = directory / "known_hosts"
-        self._files = (Path.home() / ".ssh" / "known_hosts", self._own)
+        self._files = (expanded("~/.ssh/known_hosts"), self._own)
 
     def guard(self, client: paramiko.SSHClient) -> None:
         """Have `client` check the server's key before it says who logs in."""

@@ -149,7 +149,7 @@ class Login(AuthStrategy):  # type: ignore[misc]  # paramiko has no types
         if self._identities:
             return
         for name in _DEFAULT_KEYS:
-            path = Path.home() / ".ssh" / name
+            path = expanded(f"~/.ssh/{name}")
             if path.exists():
                 try:
                     key = load_key(path, None, self._door.credentials.name)
