@@ -101,7 +101,7 @@ def _prepared(name: str, value: object) -> object:
         if name == "limit_rate" and (match := _RATE.fullmatch(value)):
             return float(match[1]) * _SCALE[match[2].upper()]
     if name == "clusters":
-        texts = [value] if isinstance(value, str) else value
+        texts = [value] if isinstance(value, str) else [] if value is None else value
         if isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts):
             return tuple(dict.fromkeys(word for text in texts for word in re.split(r"[,\s]+", text) if word))
     return value
@@ -115,6 +115,8 @@ def _problem(name: str, what: str, values: Mapping[str, Any], given: Mapping[str
         return f"{where}: there is no such setting"
     if name == "limit_rate":
         what = "expected a rate such as 20M (bytes a second, K, M or G)"
+    if name == "clusters":
+        what = 'expected names such as "tensor01 tensor02"'
     value = values[name]
     words = {type(None): "nothing", list: "a list", dict: "a section", float: str(value)}
     got = words.get(type(value), f"{printable(value)!a}")

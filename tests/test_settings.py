@@ -28,6 +28,15 @@ def test_one_value_may_name_several_clusters():
     assert resolve({}, {"clusters": ["a b", "c,d", "a"]}).clusters == ("a", "b", "c", "d")
 
 
+def test_no_clusters_are_all_that_are_configured():
+    assert resolve({"clusters": None}, {}).clusters == ()
+
+
+def test_clusters_that_are_no_text_are_refused_with_an_example():
+    with pytest.raises(SettingsError, match="expected names such as \"tensor01 tensor02\", got '5'"):
+        resolve({"clusters": 5}, {})
+
+
 @pytest.mark.parametrize(
     ("text", "rate"), [("20M", 20 * 1024**2), ("1.5k", 1536), ("900", 900), ("2 GiB/s", 2 * 1024**3), ("", None)]
 )
