@@ -101,7 +101,7 @@ def test_size_time_and_absolute_path_are_in_the_listing(remote, desk):
     assert (file.nbytes, file.mtime, file.path) == (5, 1_700_000_000, "/out/emb/cluster0_gpu0.pkl")
 
 
-@pytest.mark.parametrize("given", ["out/emb", "/out/emb", "out/../out/emb/"])
+@pytest.mark.parametrize("given", ["out/emb", "/out/emb", "out/../out/emb/", "~/out/emb"])
 def test_a_remote_directory_is_absolute_or_below_home(remote, desk, given):
     (remote / "cluster0_gpu0.pkl").write_bytes(b"x")
     desk.write(port=desk.port, username="me", password="pw", remote_dir=given)

@@ -50,7 +50,8 @@ class Cluster:
         self.name = credentials.name
         self._settings, self._observer, self._stop = settings, observer, stop
         self._door = Door(credentials, settings, observer, ask)
-        self._configured_dir = credentials.remote_dir or settings.remote_dir
+        directory = credentials.remote_dir or settings.remote_dir
+        self._configured_dir = directory.removeprefix("~/") or "."  # SFTP begins at home, and knows no ~
         self._connection: fabric.Connection | None = None
         self._reached = self._had_session = False
         self._kept: SftpChannel | None = None
