@@ -52,6 +52,11 @@ def test_a_wrong_type_is_named_with_its_line_and_what_was_expected(tmp_path):
     assert "line 4: 'port': expected a whole number" in error.message
 
 
+def test_a_byte_order_mark_which_notepad_writes_is_passed_over(tmp_path):
+    put(tmp_path, '\ufeff{"address": "h"}')
+    assert load_credentials("tensor01", tmp_path).address == "h"
+
+
 def test_broken_json_is_named_with_line_and_column(tmp_path):
     assert "line 2" in refused(tmp_path, '{"address": "h",\n "username" "ada"}').message
 

@@ -114,7 +114,7 @@ def _read(path: Path, directory: Path) -> str:
             raise CredentialsError(f"{path} is no file")
         if path.stat().st_size > _LARGEST:
             raise CredentialsError(f"{path} is too large for a credentials file")
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # Notepad begins it with a byte order mark
     except FileNotFoundError:
         others = ", ".join(sorted(each.stem for each in directory.glob(f"*{SUFFIX}"))) or "none"
         raise CredentialsError(
