@@ -163,7 +163,7 @@ def test_quiet_leaves_the_last_line(place, done):
         (["inspect", "--path=~nobody-of-that-name/x.pkl"], 5, "~nobody-of-that-name/x.pkl does not exist"),
     ],
 )
-def test_a_mistake_gets_one_line_one_hint_and_its_exit_code(place, words, code, what):
+def test_a_mistake_gets_one_line_one_hint_and_its_exit_code(place, done, words, code, what):
     ran = invoke(place, *words)
     assert ran.returncode == code
     first, *rest = ran.stderr.strip().splitlines()
