@@ -102,6 +102,20 @@ def test_stopping_hangs_up_on_everybody(server, enter):
     assert not transport.is_active()
 
 
+def test_what_a_guest_who_left_did_not_read_is_not_worth_a_line(server, enter, caplog):
+    enter()
+    (guest,) = server._guests
+    line = guest._transport
+
+    async def write_on():
+        line.abort()
+        for _ in range(20):
+            line.write(b"x")
+
+    server._run(write_on())
+    assert caplog.records == []
+
+
 def test_a_class_of_ones_own_serves_the_files(tmp_path):
     class Other(Home):
         """Files of its own."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import asyncio.subprocess
+import logging
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
@@ -9,6 +10,9 @@ from shlex import quote
 from typing import Any
 
 import asyncssh
+
+# A warning for every block that a guest who hung up did not read: two thousand lines for one Ctrl-C.
+logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
 class Accounts(asyncssh.SSHServer):
