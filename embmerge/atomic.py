@@ -143,12 +143,24 @@ def disk_errors(place: Path) -> Iterator[None]:
             errno.ENAMETOOLONG,
             errno.EIO,
         }:
-            why = (error.strerror or "").lower()
             raise DiskError(
-                f"cannot write {place}: {printable(why)}",
+                f"cannot write {place}: {in_the_way(error)}",
                 hint="choose another place, or change the folder's permissions",
             ) from error
         raise
+
+
+def in_the_way(error: OSError) -> str:
+    """What the system says; of a folder that cannot be made, what lies there instead."""
+    if isinstance(error, FileExistsError) and error.filename:
+        return no_folder(Path(error.filename))
+    return printable((error.strerror or "").lower())
+
+
+def no_folder(place: Path) -> str:
+    """What to say of `place`, which is no folder: its disk may not be mounted."""
+    nothing = place.is_symlink() and not place.exists()
+    return f"{printable(str(place))} is {'a link to what is not there' if nothing else 'no folder'}"
 
 
 def _beside(place: Path, mark: str) -> list[Path]:

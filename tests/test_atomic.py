@@ -131,6 +131,12 @@ def test_a_file_where_the_folder_should_be_is_a_disk_error(tmp_path):
         atomic.write_bytes(tmp_path / "a" / "f", b"new")
 
 
+def test_a_folder_that_is_a_link_to_nothing_is_told_as_that(tmp_path):
+    (tmp_path / "merged").symlink_to("unmounted")
+    with pytest.raises(DiskError, match=r"merged is a link to what is not there$"):
+        atomic.write_bytes(tmp_path / "merged" / "f", b"new")
+
+
 def test_a_folder_that_goes_meanwhile_is_a_disk_error(tmp_path):
     folder = tmp_path / "a"
     with pytest.raises(DiskError, match="cannot write"), atomic.replacing(folder / "f") as temporary:  # noqa: PT012  it goes in the block

@@ -321,6 +321,11 @@ def test_a_folder_that_is_a_file_is_the_disk_rung(patient):
     patient.breaks("local disk", "is no folder", DiskError, cluster="")
 
 
+def test_a_folder_that_is_a_link_to_nothing_is_the_disk_rung(patient):
+    patient.settings.embeddings.symlink_to("unmounted")
+    patient.breaks("local disk", "embeddings is a link to what is not there", DiskError, cluster="")
+
+
 def test_an_output_that_cannot_be_is_the_disk_rung(patient):
     patient.set(output=patient.folder / "merged.txt")
     patient.breaks("local disk", ".txt is no known format", UsageError, cluster="")

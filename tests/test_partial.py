@@ -324,6 +324,12 @@ def test_what_is_noted_as_synced_was_here_before_the_sync(tmp_path, monkeypatch)
     assert '{"synced": [[0, 10]]}' in journal.read_text()
 
 
+def test_a_folder_that_is_a_link_to_nothing_is_told_as_that(tmp_path):
+    (tmp_path / "embeddings").symlink_to("unmounted")
+    with pytest.raises(DiskError, match=r"embeddings is a link to what is not there$"):
+        begin(tmp_path / "embeddings", FILE)
+
+
 def test_a_sync_waits_for_the_disk(tmp_path, monkeypatch):
     waited = []
     monkeypatch.setattr(os, "fdatasync", waited.append)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 
+from embmerge import atomic
 from embmerge.articles import count_articles
 from embmerge.errors import DiskError, LocalDataError
 from embmerge.events import Observer, ignore
@@ -89,7 +90,7 @@ def _disk(ladder: Ladder, settings: Settings, reached: list[Reached]) -> None:
             for folder, nbytes in ((settings.embeddings, todo), (settings.output.parent, merged)):
                 place = _existing(folder)
                 if not place.is_dir():
-                    raise DiskError(f"{place} is no folder", hint="move it away, or choose another folder")
+                    raise DiskError(atomic.no_folder(place), hint="move it away, or choose another folder")
                 if not os.access(place, os.W_OK):
                     raise DiskError(f"{place} is not writable", hint="choose another folder, or change its permissions")
                 device = place.stat().st_dev
@@ -120,5 +121,5 @@ def _coverage(ladder: Ladder, reached: list[Reached], terms: Terms, stop: thread
 
 
 def _existing(folder: Path) -> Path:
-    """`folder`, or its nearest parent that exists."""
-    return next(each for each in (folder, *folder.parents, Path()) if each.exists())
+    """`folder`, or its nearest parent that exists, be it as a link to nothing."""
+    return next(each for each in (folder, *folder.parents, Path()) if each.exists() or each.is_symlink())

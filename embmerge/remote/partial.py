@@ -220,11 +220,11 @@ def begin(directory: Path, file: RemoteFile) -> Partial:
             if not again:
                 raise _unwritable(folder.parent, "it vanishes") from None
         except OSError as error:
-            raise _unwritable(folder.parent, error.strerror) from error
+            raise _unwritable(folder.parent, atomic.in_the_way(error)) from error
     return Partial(folder, file, Ranges(), new=True)
 
 
-def _unwritable(folder: Path, why: str | None) -> DiskError:
+def _unwritable(folder: Path, why: str) -> DiskError:
     return DiskError(f"cannot write {printable(str(folder))}: {why}", hint="choose another --embeddings folder")
 
 
