@@ -286,6 +286,12 @@ def test_a_report_that_speaks_against_a_file_ends_with_an_error(corner):
     assert not document["report"]["ok"]
 
 
+def test_a_report_needs_no_home_for_matplotlib_and_says_nothing_of_it(place, done):
+    (place / "file").touch()
+    ran = invoke(place, "report", "--path", "merged/all.pkl", MPLCONFIGDIR=str(place / "file"))
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
 def test_convert_writes_another_format(place, done):
     assert invoke(place, "convert", "--path", "merged/all.pkl", "--output", "merged/all.npy").returncode == 0
     assert np.load(place / "merged/all.npy", mmap_mode="r").shape == (400, 8)

@@ -5,6 +5,7 @@ Grey text and lines on nothing: they read on a light page and on a dark one.
 
 import base64
 import io
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,7 @@ def scatter(statistics: Statistics) -> str:
 
 
 def _figure(width: float, height: float) -> "tuple[Figure, Any]":
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home that it cannot write to
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415  an extra
     except ModuleNotFoundError:
