@@ -14,12 +14,14 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from invoke.collection import Collection
 from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
+from invoke.util import yaml  # type: ignore[attr-defined]  # the one that Invoke reads with: its own, or the system's
 
 if TYPE_CHECKING:
     from embmerge.console import Console
@@ -34,6 +36,23 @@ sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
 # its end once more, for 30.
 gc.set_threshold(100_000)
 atexit.register(gc.freeze)
+
+
+def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show settings that are no YAML like any other error: Invoke reads them after this file, before any task."""
+    if not isinstance(error, yaml.YAMLError):
+        sys.__excepthook__(kind, error, trace)
+        return
+    from embmerge.console import Console
+    from embmerge.errors import SettingsError
+
+    failure = SettingsError(f"settings: {' '.join(str(error).split())}", hint="indent with blanks, never with tabs")
+    with Console.choose() as console:
+        console.error(failure)
+    sys.exit(failure.exit_code)
+
+
+sys.excepthook = _hook
 
 HELP = {
     "article": "the title of an article whose neighbours to show, instead of ten random ones",

@@ -311,6 +311,15 @@ def test_settings_that_are_none_are_an_error_and_no_traceback(corner, text):
     assert (ran.returncode, ran.stderr.splitlines()[0]) == (2, "Error: embmerge: in invoke.yaml holds no settings")
 
 
+@pytest.mark.parametrize("text", ["embmerge:\n\toutput: x.pkl\n", "embmerge:\n  output: [x.pkl\n"])
+def test_settings_that_are_no_yaml_are_an_error_with_its_place_and_no_traceback(corner, text):
+    (corner / "invoke.yaml").write_text(text)
+    ran = invoke(corner, "inspect", root=corner)
+    first, *rest = ran.stderr.splitlines()
+    assert (ran.returncode, len(rest)) == (2, 1)
+    assert f'in "{corner / "invoke.yaml"}", line 2' in first
+
+
 def test_settings_that_are_all_commented_out_are_the_defaults(corner):
     (corner / "invoke.yaml").write_text("embmerge:\n  # output: x.pkl\n")
     assert "merged/embeddings.pkl does not exist" in invoke(corner, "inspect", root=corner).stderr
