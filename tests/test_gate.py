@@ -112,6 +112,20 @@ def test_another_cluster_begins_when_the_first_leaves_python_idle(come, arrived)
     assert arrived.get(timeout=10) is second
 
 
+@pytest.mark.parametrize(("share", "waits"), [(0.6, False), (0.8, True)])
+def test_python_is_busy_when_it_takes_most_of_a_core_for_a_while(share, waits):
+    now = 0.0
+
+    def is_over():  # a second passes whenever somebody asks
+        nonlocal now
+        now += 1
+        return now > 20
+
+    through = Gate(Pace(None), clock=lambda: now, used=lambda: share * now)
+    with through.opened(lambda: False), through.opened(is_over):
+        assert (now > 20) is waits
+
+
 def test_another_cluster_waits_while_a_limit_is_used_up(come, arrived):
     pace, processor = Pace(1000), Processor(IDLE)
     pace.reserve(1_000_000)
