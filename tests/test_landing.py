@@ -1,6 +1,7 @@
 """Where what arrives comes down: at its place, noted seldom, and never much that is not noted."""
 
 import random
+import threading
 
 import pytest
 
@@ -97,3 +98,31 @@ def test_bytes_that_the_disk_refuses_are_not_noted_later_and_those_before_them_a
             sink(READ, cut(bytes(READ)))
     assert told(landing) == {download: READ}
     assert list(download.partial.done) == [(0, READ)]
+
+
+def test_what_could_not_be_noted_is_noted_by_whoever_asks_next(tmp_path, monkeypatch):
+    (download,) = downloads(tmp_path, 1000)
+    landing = Landing(lambda: READ)
+    landing.sink(download)(0, [memoryview(b"abc")])
+    with monkeypatch.context() as patch:
+        patch.setattr(Partial, "add", _fails)
+        with pytest.raises(DiskError):
+            landing.settle()
+    assert landing.settle() == [(download, 3)]
+
+
+def test_what_is_being_noted_while_somebody_asks_is_told_once(tmp_path, monkeypatch):
+    (download,) = downloads(tmp_path, 1000)
+    landing, news, add = Landing(lambda: 0), [], Partial.add
+    asking = threading.Thread(target=lambda: news.extend(landing.settle()), daemon=True)
+
+    def slow(*noted):
+        if not asking.ident:
+            asking.start()
+            asking.join(0.1)  # it waits for us
+        add(*noted)
+
+    monkeypatch.setattr(Partial, "add", slow)
+    landing.sink(download)(0, [memoryview(b"abc")])
+    asking.join(5)
+    assert news == [(download, 3)]
