@@ -468,3 +468,11 @@ def test_what_was_thrown_away_is_not_written_to(tmp_path):
     part.discard()
     with pytest.raises(DiskError):
         part.write(0, [memoryview(b"x")])
+
+
+@pytest.mark.parametrize("line", ["{}", '{"synced": 5}'])
+def test_a_journal_with_a_line_that_is_none_is_not_believed_after_a_restart(tmp_path, line):
+    abandoned(tmp_path, (0, 10), by=ELSEWHERE)
+    with next((tmp_path / FOLDER).glob("*/journal")).open("a") as file:
+        file.write(f"{line}\n")
+    assert left_behind(tmp_path) == []

@@ -267,7 +267,7 @@ def _look(folder: Path) -> Kept | None:
         done = _trusted(lines, survived=owner.is_of_this_boot(_owner(folder)))
         if not _fits(done, min(file.nbytes, data.stat().st_size)):
             return None
-    except (OSError, ValueError, RecursionError):  # the second one's child is what msgspec raises
+    except (OSError, LookupError, ValueError, RecursionError):  # msgspec raises a child of ValueError
         return None
     return Kept(folder, file, tuple(done), bool(gone), _silent(folder))
 
