@@ -53,10 +53,10 @@ class Partial:
         self.folder, self.file, self.done = folder, file, done
         self._lock = threading.Lock()
         with self._disk_errors():
-            self._data = os.open(folder / "data", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            self._journal = os.open(folder / "journal", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            self._data = os.open(folder / "data", os.O_RDWR | os.O_CREAT, 0o666)
+            self._journal = os.open(folder / "journal", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             if new:
-                self._note(asdict(file), *([start, end] for start, end in done))
+                self._note(asdict(file))
             else:
                 os.write(self._journal, b"\n")  # the run before may have ended within a line
 
@@ -77,8 +77,7 @@ class Partial:
 
     def sync(self) -> None:
         """Wait until what is here is on the disk itself."""
-        with self._lock:
-            done = list(self.done)
+        done = list(self.done)
         with self._disk_errors():
             _sync_data(self._data)
         with self._lock, self._disk_errors():
@@ -125,8 +124,8 @@ class Partial:
             self._close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _note(self, *lines: Any) -> None:
-        os.write(self._journal, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    def _note(self, line: Any) -> None:
+        os.write(self._journal, f"{json.dumps(line)}\n".encode())
 
     def _close(self) -> None:
         """A number that was closed belongs to another file soon, so it is forgotten at once."""
@@ -212,20 +211,18 @@ class Kept:
 def begin(directory: Path, file: RemoteFile) -> Partial:
     """A new, empty partial below `directory`. Raises `DiskError`."""
     folder = _named(directory / FOLDER, file.name, owner.this_process())
-    for again in range(_TRIES, -1, -1):
+    for _ in range(_TRIES):
         try:
             folder.mkdir(parents=True)
             break
         except FileNotFoundError:  # another run has just tidied up the folder above
-            if not again:
-                raise _unwritable(folder.parent, "it vanishes") from None
+            continue
         except OSError as error:
-            raise _unwritable(folder.parent, atomic.in_the_way(error)) from error
+            where = printable(str(folder.parent))
+            raise DiskError(
+                f"cannot write {where}: {atomic.in_the_way(error)}", hint="choose another --embeddings folder"
+            ) from error
     return Partial(folder, file, Ranges(), new=True)
-
-
-def _unwritable(folder: Path, why: str) -> DiskError:
-    return DiskError(f"cannot write {printable(str(folder))}: {why}", hint="choose another --embeddings folder")
 
 
 def left_behind(directory: Path) -> list[Kept]:
@@ -300,7 +297,7 @@ def _trusted(lines: Sequence[Any], *, survived: bool) -> Ranges:
 
 
 def _fits(done: Ranges, nbytes: int) -> bool:
-    return all(0 <= start < end <= nbytes for start, end in done)
+    return all(start >= 0 and end <= nbytes for start, end in done)
 
 
 def _folders(directory: Path) -> list[Path]:
