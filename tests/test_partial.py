@@ -158,7 +158,7 @@ def test_a_range_that_is_none_is_not_believed(tmp_path, line):
 
 @pytest.mark.parametrize("name", ["journal", "data"])
 def test_a_pipe_in_a_partial_is_not_waited_for(tmp_path, name):
-    abandoned(tmp_path, (0, 10))
+    abandoned(tmp_path)
     place = next((tmp_path / FOLDER).glob(f"*/{name}"))
     place.unlink()
     os.mkfifo(place)
@@ -470,9 +470,187 @@ def test_what_was_thrown_away_is_not_written_to(tmp_path):
         part.write(0, [memoryview(b"x")])
 
 
+def test_what_was_thrown_away_is_gone(tmp_path):
+    part = begin(tmp_path, FILE)
+    part.discard()
+    assert not part.folder.exists()
+
+
+def test_what_has_its_own_name_is_not_written_to(tmp_path):
+    part = begin(tmp_path, FILE)
+    write(part, 0, 100)
+    part.promote(tmp_path / FILE.name)
+    with pytest.raises(DiskError):
+        part.write(0, [memoryview(b"x")])
+    assert (tmp_path / FILE.name).read_bytes() == bytes(range(100))
+
+
+def test_a_whole_one_may_be_read_by_whoever_may_read_any_new_file(tmp_path):
+    part = begin(tmp_path, FILE)
+    write(part, 0, 100)
+    part.promote(tmp_path / FILE.name)
+    (tmp_path / "other").touch()
+    assert (tmp_path / FILE.name).stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+@pytest.mark.parametrize("close", ["leave", "discard"])
+@pytest.mark.parametrize(("call", "of_the_disk"), [("add", "write"), ("sync", "write"), ("promote", "fsync")])
+def test_what_is_at_its_last_step_is_waited_for_before_all_is_closed(tmp_path, monkeypatch, call, of_the_disk, close):
+    monkeypatch.setattr(partial, "_PATIENCE", 5.0)
+    part = begin(tmp_path, FILE)
+    write(part, 0, 10)
+    really = getattr(os, of_the_disk)
+    closing = threading.Thread(target=getattr(part, close), daemon=True)
+
+    def slow(*request):
+        if not closing.ident:
+            closing.start()
+            closing.join(0.1)
+        return really(*request)
+
+    monkeypatch.setattr(os, of_the_disk, slow)
+    getattr(part, call)(*{"add": (10, 20), "sync": (), "promote": (tmp_path / FILE.name,)}[call])
+    closing.join(5)
+    assert not closing.is_alive()
+
+
+def test_what_could_not_get_its_own_name_is_left_for_the_next_run(tmp_path):
+    part = begin(tmp_path, FILE)
+    write(part, 0, 100)
+    (tmp_path / FILE.name).mkdir()
+    with pytest.raises(DiskError):
+        part.promote(tmp_path / FILE.name)
+    assert part.leave() == 100
+    assert [kept.nbytes for kept in left_behind(tmp_path)] == [100]
+
+
+def test_what_somebody_has_removed_is_left_all_the_same(tmp_path):
+    part = begin(tmp_path, FILE)
+    write(part, 0, 10)
+    shutil.rmtree(part.folder)
+    assert part.leave() == 10
+
+
+def test_bytes_that_were_noted_and_are_gone_are_a_disk_error(tmp_path):
+    part = begin(tmp_path, FILE)
+    part.add(0, 10)
+    with pytest.raises(DiskError, match="what was written there is gone"):
+        part.read(0, memoryview(bytearray(10)))
+
+
+def test_a_disk_error_says_how_much_is_still_to_come(tmp_path):
+    part = begin(tmp_path, FILE)
+    write(part, 0, 10)
+    part.leave()
+    with pytest.raises(DiskError, match="90 B of this shard are still to come"):
+        part.write(10, [memoryview(b"x")])
+
+
+def test_what_it_is_part_of_is_noted_once(tmp_path):
+    abandoned(tmp_path, (0, 10))
+    journal = left_behind(tmp_path)[0].resume().folder / "journal"
+    assert journal.read_text().count(FILE.path) == 1
+
+
 @pytest.mark.parametrize("line", ["{}", '{"synced": 5}'])
 def test_a_journal_with_a_line_that_is_none_is_not_believed_after_a_restart(tmp_path, line):
     abandoned(tmp_path, (0, 10), by=ELSEWHERE)
     with next((tmp_path / FOLDER).glob("*/journal")).open("a") as file:
         file.write(f"{line}\n")
     assert left_behind(tmp_path) == []
+
+
+def test_of_another_machine_what_was_never_synced_is_not_believed(tmp_path):
+    part = begin(tmp_path, FILE)
+    write(part, 0, 10)
+    part.folder.rename(part.folder.with_suffix(f".{ELSEWHERE}"))
+    assert [kept.done for kept in left_behind(tmp_path)] == [()]
+
+
+def test_bytes_that_may_not_be_on_the_disk_are_not_copied_with_those_before_them(tmp_path):
+    part = begin(tmp_path, FILE)
+    write(part, 0, 10)
+    part.sync()
+    write(part, 10, 20)
+    part.folder.rename(part.folder.with_suffix(f".{ELSEWHERE}"))
+    (kept,) = left_behind(tmp_path)
+    assert kept.copied(threading.Event()).done == ((0, 10),)
+
+
+def test_of_what_is_gone_when_it_is_copied_nothing_is_here(tmp_path):
+    abandoned(tmp_path, (0, 10), by=ELSEWHERE)
+    (kept,) = left_behind(tmp_path)
+    (kept.folder / "data").unlink()
+    assert kept.copied(threading.Event()).done == ()
+
+
+def test_a_copy_that_is_stopped_does_not_take_the_place_of_what_it_is_of(tmp_path, monkeypatch):
+    abandoned(tmp_path, (0, 10), by=ELSEWHERE)
+    os.utime(next((tmp_path / FOLDER).glob("*/journal")), (time.time() - 2 * partial.FORGOTTEN,) * 2)
+    (kept,) = left_behind(tmp_path)
+    stop, pread = threading.Event(), os.pread
+    monkeypatch.setattr(os, "pread", lambda *request: (stop.set(), pread(*request))[1])
+    assert kept.copied(stop).done == ()
+    assert kept.folder.exists()
+
+
+def test_one_that_was_silent_for_a_night_is_kept(tmp_path):
+    abandoned(tmp_path, (0, 10), by=ELSEWHERE)
+    os.utime(next((tmp_path / FOLDER).glob("*/journal")), (time.time() - 12 * 3600,) * 2)
+    (kept,) = left_behind(tmp_path)
+    kept.discard()
+    assert kept.folder.exists()
+
+
+def test_of_two_runs_that_throw_one_away_the_second_finds_nothing_to_do(tmp_path):
+    abandoned(tmp_path, (0, 10))
+    (first,), (second,) = left_behind(tmp_path), left_behind(tmp_path)
+    first.discard()
+    second.discard()
+    assert list((tmp_path / FOLDER).iterdir()) == []
+
+
+def test_what_a_living_run_has_just_begun_is_not_swept_away_however_old_it_looks(tmp_path):
+    folder = tmp_path / FOLDER / f"x.{owner.this_process()}"
+    folder.mkdir(parents=True)
+    os.utime(folder, (time.time() - 2 * partial.FORGOTTEN,) * 2)
+    sweep(tmp_path)
+    assert folder.exists()
+
+
+def test_a_file_that_somebody_has_put_among_them_is_not_touched(tmp_path):
+    place = tmp_path / FOLDER / "notes"
+    place.parent.mkdir()
+    place.touch()
+    os.utime(place, (time.time() - 2 * partial.FORGOTTEN,) * 2)
+    sweep(tmp_path)
+    assert place.exists()
+
+
+def test_a_journal_that_the_disk_cannot_read_is_not_believed(tmp_path, monkeypatch):
+    abandoned(tmp_path, (0, 10))
+
+    def fails(_path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(type(tmp_path), "read_bytes", fails)
+    assert left_behind(tmp_path) == []
+
+
+def test_a_system_without_fdatasync_waits_for_the_disk_too(tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.delattr(os, "fdatasync", raising=False)
+    monkeypatch.setattr(os, "fsync", waited.append)
+    begin(tmp_path, FILE).sync()
+    assert waited
+
+
+def test_a_disk_that_fails_while_it_is_waited_for_is_a_disk_error(tmp_path, monkeypatch):
+    part = begin(tmp_path, FILE)
+
+    def fails(_file):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(partial, "_sync_data", fails)
+    with pytest.raises(DiskError, match="Input/output error"):
+        part.sync()
