@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from embmerge.demo import clusters
 from embmerge.demo.dataset import Size
 from embmerge.mergedfile import open_writer
+from tasks import Session
 from tests.mergedsets import articles_of, metadata_of
 from tests.servers import free_port
 from tests.shards import make_dataset
@@ -106,6 +108,37 @@ def test_invokes_own_dry_means_dry_run(place):
     assert not list(place.glob("dry2/cluster*"))
 
 
+def test_full_that_is_tried_dry_downloads_and_merges_nothing(place):
+    ran = invoke(place, "--dry", "full", "--embeddings", "dry3", "--output", "dry3/all.pkl")
+    assert ran.returncode == 0
+    assert not list(place.glob("dry3/*"))
+
+
+def test_a_sync_with_checksum_fetches_what_differs(place):
+    invoke(place, "sync", "--cluster", "tensor01", "--embeddings", "damaged")
+    shard = place / "damaged/cluster1_gpu0.pkl"
+    whole, facts = shard.read_bytes(), shard.stat()
+    shard.write_bytes(bytes(len(whole)))
+    os.utime(shard, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert invoke(place, "sync", "--checksum", "--cluster", "tensor01", "--embeddings", "damaged").returncode == 0
+    assert shard.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("task", "more", "then"),
+    [
+        ("verify-remote", [], "invoke full"),
+        ("sync", [], "invoke merge --embeddings nowhere"),
+        ("sync", ["--dry-run", "--cluster", "tensor01"], "invoke sync --embeddings nowhere --cluster tensor01"),
+        ("doctor", ["--cluster", "tensor01"], "invoke sync --embeddings nowhere --cluster tensor01"),
+    ],
+)
+def test_a_task_that_went_well_ends_with_the_next_command(place, tmp_path, task, more, then):
+    words = [word.replace("nowhere", str(tmp_path)) for word in ([] if "full" in then else ["--embeddings", "nowhere"])]
+    ran = invoke(place, task, *words, *more)
+    assert ran.stdout.rstrip().endswith(then.replace("nowhere", str(tmp_path)))
+
+
 @pytest.mark.parametrize("task", [["merge"], ["report"], ["convert", "--output", "x.npy"], ["demo"]])
 def test_a_task_that_cannot_be_tried_dry_does_nothing(place, done, task):
     ran = invoke(place, "--dry", *task)
@@ -119,8 +152,9 @@ def test_one_healthy_cluster_says_which_rows_it_does_not_hold(place):
     assert "rows 0 - 205 are left for other clusters" in ran.stdout
 
 
-def test_one_flag_may_name_several_clusters(place):
-    ran = invoke(place, "verify-remote", "--cluster", "tensor02 tensor01", "--json")
+@pytest.mark.parametrize("words", [["tensor02 tensor01"], ["tensor02", "--cluster", "tensor01"]])
+def test_one_flag_may_name_several_clusters_and_so_may_several_flags(place, words):
+    ran = invoke(place, "verify-remote", "--json", "--cluster", *words)
     assert [each["cluster"] for each in json.loads(ran.stdout)["survey"]["clusters"]] == ["tensor02", "tensor01"]
 
 
@@ -195,6 +229,11 @@ def test_why_a_cluster_failed_is_said_once(place, half_broken, task, why):
     assert (ran.stdout + ran.stderr).count(why) == 1
 
 
+def test_a_doctor_that_finds_something_ends_with_its_code(place, half_broken):
+    ran = invoke(place, "doctor", "--credentials", half_broken(password="wrong"))
+    assert ran.returncode == 3
+
+
 def test_a_sync_that_is_not_complete_ends_with_whose_shards_are_missing(place, half_broken):
     ran = invoke(place, "sync", "--credentials", half_broken(password="wrong"))
     assert ran.stdout.endswith("\n✗ Not complete: tensor01 failed\n")
@@ -231,8 +270,9 @@ def test_a_mistyped_number_in_the_environment_is_no_traceback(place):
     assert "INVOKE_EMBMERGE_CONNECTIONS" in ran.stderr
 
 
-def test_a_traceback_is_shown_on_request(place):
-    ran = invoke(place, "merge", "--articles", "nowhere.pkl", INVOKE_EMBMERGE_TRACEBACK="1")
+@pytest.mark.parametrize("word", ["yes", "1"])
+def test_a_traceback_is_shown_on_request(place, word):
+    ran = invoke(place, "merge", "--articles", "nowhere.pkl", INVOKE_EMBMERGE_TRACEBACK=word)
     assert "Traceback" in ran.stderr
 
 
@@ -295,6 +335,14 @@ def test_a_report_needs_no_home_for_matplotlib_and_says_nothing_of_it(place, don
 def test_convert_writes_another_format(place, done):
     assert invoke(place, "convert", "--path", "merged/all.pkl", "--output", "merged/all.npy").returncode == 0
     assert np.load(place / "merged/all.npy", mmap_mode="r").shape == (400, 8)
+
+
+def test_what_is_converted_and_reported_on_is_what_was_merged_last(place, done):
+    last = {"INVOKE_EMBMERGE_OUTPUT": "merged/all.pkl"}
+    assert invoke(place, "convert", "--output", "last/all.npy", **last).returncode == 0
+    assert invoke(place, "report", "--output", "last/page.html", "--article", "nowhere", **last).returncode == 5
+    assert invoke(place, "report", "--output", "last/page.html", **last).returncode == 0
+    assert {path.name for path in place.glob("last/*")} >= {"all.npy", "page.html"}
 
 
 @pytest.fixture
@@ -370,6 +418,36 @@ def test_a_merge_leaves_out_no_more_rows_than_are_set(local):
     ran = invoke(local, "merge", "--articles", "a.pkl", "--output", "m.pkl", root=local)
     assert (ran.returncode, "3 more than there are articles" in ran.stderr) == (5, True)
     assert not list(local.glob("*m.pkl*"))
+
+
+def test_a_merge_ends_with_commands_that_a_shell_understands(local):
+    ran = invoke(local, "merge", "--articles", "a.pkl", "--output", "my file.pkl", root=local)
+    assert "invoke inspect --path 'my file.pkl'" in ran.stdout
+    assert "invoke report --path 'my file.pkl'" in ran.stdout
+
+
+def test_a_path_may_begin_in_the_persons_home_where_no_shell_has_seen_to_it(corner):
+    (corner / "home").mkdir()
+    merge_of(corner / "home", np.ones((4, 4), "f4"))
+    assert "Shape: (4, 4)" in invoke(corner, "inspect", "--path=~/merged.pkl", root=corner).stdout
+
+
+def test_why_a_task_failed_counts_more_than_that_it_could_not_be_told(corner):
+    with Path("/dev/full").open("w") as full:
+        ran = invoke(corner, "inspect", "--path", "nowhere.pkl", "--json", root=corner, stdout=full)
+    assert ran.returncode == 5
+
+
+def test_the_next_command_has_what_was_typed_as_a_shell_takes_it():
+    typed = {"cluster": ["tensor01", "ask me"], "credentials": None, "limit_rate": "20M", "output": "x.pkl"}
+    session = Session(None, None, threading.Event(), typed)
+    said = "--cluster tensor01 --cluster 'ask me' --limit-rate 20M"
+    assert session.then("output", "cluster", "credentials", "limit_rate") == f"invoke sync {said}"
+
+
+def test_after_a_look_at_all_clusters_comes_the_whole_job_with_what_was_typed():
+    session = Session(None, None, threading.Event(), {"output": "x.pkl", "articles": "a.pkl", "cluster": []})
+    assert session.then("output", "cluster") == "invoke full --output x.pkl --articles a.pkl"
 
 
 @pytest.mark.parametrize(("forbidden", "kept"), [("", 1), ("1", 0)])
