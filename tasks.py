@@ -14,14 +14,14 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from invoke.collection import Collection
 from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
-from invoke.util import yaml  # type: ignore[attr-defined]  # the one that Invoke reads with: its own, or the system's
+
+from embmerge.uncaught import hook
 
 if TYPE_CHECKING:
     from embmerge.console import Console
@@ -31,28 +31,11 @@ if TYPE_CHECKING:
 
 # Invoke has Python keep nothing that it compiles, so that every run would compile the package anew, for 0.13 s.
 sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
-
 # Loading the libraries makes 40,000 objects and no garbage: Python would look through them 100 times, for 20 ms, and at
 # its end once more, for 30.
 gc.set_threshold(100_000)
 atexit.register(gc.freeze)
-
-
-def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Show settings that are no YAML like any other error: Invoke reads them after this file, before any task."""
-    if not isinstance(error, yaml.YAMLError):
-        sys.__excepthook__(kind, error, trace)
-        return
-    from embmerge.console import Console
-    from embmerge.errors import SettingsError
-
-    failure = SettingsError(f"settings: {' '.join(str(error).split())}", hint="indent with blanks, never with tabs")
-    with Console.choose() as console:
-        console.error(failure)
-    sys.exit(failure.exit_code)
-
-
-sys.excepthook = _hook
+sys.excepthook = hook
 
 HELP = {
     "article": "the title of an article whose neighbours to show, instead of ten random ones",
@@ -356,7 +339,6 @@ def _merge(s: Session) -> None:
 
 
 def _place(typed: Flag) -> Path | None:
-    """The path that was typed."""
     from embmerge.settings import expanded
 
     return expanded(typed) if typed else None
@@ -411,7 +393,6 @@ def session(c: Context, flags: Mapping[str, Any], **special: Any) -> Iterator[Se
     except DiskError as error:  # what was to be printed could not be
         console.error(error)
         failure = failure or error
-    gc.freeze()  # the process is about to end: Python need not look through all that it has loaded for garbage then
     if failure:
         raise Exit(code=128 + caught[0] if caught else failure.exit_code)
 
