@@ -103,7 +103,8 @@ def _prepared(name: str, value: object) -> object:
     if name == "clusters":
         texts = [value] if isinstance(value, str) else [] if value is None else value
         if isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts):
-            return tuple(dict.fromkeys(word for text in texts for word in re.split(r"[,\s]+", text) if word))
+            words = dict.fromkeys(word for text in texts for word in re.split(r"[,\s]+", text) if word)
+            return tuple(words) if words or isinstance(value, str) else tuple(texts)  # --cluster "" is not all of them
     return value
 
 

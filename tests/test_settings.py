@@ -32,6 +32,10 @@ def test_no_clusters_are_all_that_are_configured():
     assert resolve({"clusters": None}, {}).clusters == ()
 
 
+def test_a_flag_that_names_no_cluster_does_not_mean_all_of_them():
+    assert resolve({}, {"clusters": [""]}).clusters == ("",)
+
+
 def test_clusters_that_are_no_text_are_refused_with_an_example():
     with pytest.raises(SettingsError, match="expected names such as \"tensor01 tensor02\", got '5'"):
         resolve({"clusters": 5}, {})
