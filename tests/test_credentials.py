@@ -57,6 +57,16 @@ def test_a_byte_order_mark_which_notepad_writes_is_passed_over(tmp_path):
     assert load_credentials("tensor01", tmp_path).address == "h"
 
 
+@pytest.mark.parametrize("address", ["::1", " ::1\t", "[::1]"])
+def test_an_address_may_wear_brackets_and_blanks(tmp_path, address):
+    put(tmp_path, {"address": address})
+    assert load_credentials("tensor01", tmp_path).address == "::1"
+
+
+def test_an_address_of_blanks_is_none(tmp_path):
+    assert "'address': expected" in refused(tmp_path, {"address": "  "}).message
+
+
 def test_broken_json_is_named_with_line_and_column(tmp_path):
     assert "line 2" in refused(tmp_path, '{"address": "h",\n "username" "ada"}').message
 

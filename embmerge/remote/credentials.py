@@ -96,6 +96,8 @@ def load_credentials(name: str, directory: Path, warn: Observer = ignore) -> Cre
         raise CredentialsError(f"{path}, line 1: expected a JSON object with address, username and password")
     try:
         known = {key: value for key, value in values.items() if key != "name"}
+        if isinstance(known.get("address"), str):
+            known["address"] = _bare(known["address"])
         credentials = checked(Credentials, {**known, "name": name}, strict=True)
         problems = [f"{path}{_line('name', text)}: unknown key 'name'"] if "name" in values else []
         unsent = [key for key, value in known.items() if isinstance(value, str) and _UNSENT.search(value)]
@@ -106,6 +108,12 @@ def load_credentials(name: str, directory: Path, warn: Observer = ignore) -> Cre
         return credentials
     keys = ", ".join(field.name for field in fields(Credentials) if field.name != "name")
     raise CredentialsError("; ".join(problems), hint=f"the keys are: {keys}; see .credentials.example")
+
+
+def _bare(address: str) -> str:
+    """An address without the blanks that nobody sees, and without the brackets that IPv6 wears in a URL."""
+    address = address.strip()
+    return address[1:-1] if address.startswith("[") and address.endswith("]") else address
 
 
 def _read(path: Path, directory: Path) -> str:
