@@ -616,6 +616,14 @@ def test_an_unknown_host_name_is_named(desk):
     assert "spelled right" in caught.value.hint
 
 
+def test_an_alias_that_may_stand_in_an_included_file_gets_a_word_on_that(desk, own_home):
+    (own_home / "config").write_text("Host x\n    User y\n\nInclude other\n")
+    desk.write(address="no-such-host.invalid", username="me", password="pw")
+    with pytest.raises(ConnectionLost) as caught:
+        desk.cluster().connect()
+    assert "must stand in ~/.ssh/config itself" in caught.value.hint
+
+
 def test_a_server_that_says_nothing_is_a_time_out(desk, silent):
     desk.write(port=silent, username="me", password="pw")
     with pytest.raises(ConnectionLost, match=r"time-out|no answer|lost") as caught:

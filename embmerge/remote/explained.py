@@ -1,6 +1,8 @@
 """What errors of paramiko and of the system mean to somebody who wants to log in, and what to do about them."""
 
+import re
 import socket
+from contextlib import suppress
 
 import fabric
 import paramiko
@@ -8,6 +10,7 @@ import paramiko
 from embmerge.errors import ConnectError, ConnectionLost, EmbmergeError, LoginError, Unreached
 from embmerge.plaintext import printable
 from embmerge.remote.hostkeys import KnownHosts
+from embmerge.settings import expanded
 
 # RFC 4254, 5.1: why a channel was not opened; a machine behind the gateway that is starting again is no refusal
 _CONNECT_FAILED, _RESOURCE_SHORTAGE = 2, 4
@@ -21,10 +24,10 @@ def explained(  # noqa: C901, PLR0911  a table, with a row for each
     if isinstance(error, paramiko.BadHostKeyException):
         return hosts.changed(error, hop.port)
     if isinstance(error, socket.gaierror | UnicodeError):
-        return Unreached(
-            f"{name}: unknown host name {printable(hop.host)}",
-            hint="is the address spelled right, is the VPN up? invoke doctor tells more",
-        )
+        hint = "is the address spelled right, is the VPN up? invoke doctor tells more"
+        if _includes():
+            hint += "; an alias must stand in ~/.ssh/config itself, what that includes is not read"
+        return Unreached(f"{name}: unknown host name {printable(hop.host)}", hint=hint)
     if isinstance(error, OSError) and error.filename is not None and isinstance(hop.gateway, str):
         why = f"{error.strerror}: {printable(str(error.filename))}"
         return ConnectError(f"{name}: the ProxyCommand of ~/.ssh/config for {where} cannot be run: {why}")
@@ -56,3 +59,11 @@ def explained(  # noqa: C901, PLR0911  a table, with a row for each
             f"{name}: connection lost at {where}: {reason}", hint="invoke doctor tells where it breaks"
         )
     return None
+
+
+def _includes() -> bool:
+    """Whether `~/.ssh/config` goes on in other files, which paramiko does not look into."""
+    with suppress(OSError):
+        text = expanded("~/.ssh/config").read_text(encoding="utf-8", errors="replace")
+        return bool(re.search(r"^\s*include\b", text, re.IGNORECASE | re.MULTILINE))
+    return False
