@@ -14,6 +14,7 @@ from embmerge.quality import NormFigures
 from embmerge.remote.files import RemoteFile
 from embmerge.remote.ladder import DoctorResult, Rung
 from embmerge.remote.survey import ClusterSurvey, Finding, Terms, judge
+from embmerge.remote.syncresult import ClusterResult, SyncResult
 from embmerge.shard import ShardHeader
 
 MB = 1 << 20
@@ -256,3 +257,11 @@ def test_doctors_last_word_names_where_it_breaks():
     rungs = (Rung("t", "TCP", ok=False, text="refused"), Rung("", "local disk", ok=True, text="9 GB free"))
     assert render(DoctorResult(rungs, ConnectError("refused")), 80) == ["✗ Here it breaks: t at TCP"]
     assert render(DoctorResult(rungs[1:]), 80) == ["✓ All 1 rungs hold"]
+
+
+def test_a_sync_that_could_not_begin_does_not_say_that_no_shards_are_here():
+    failed = ClusterResult("tensor01", error=ConnectError("tensor01: no way in"))
+    assert render(SyncResult(Path("embeddings"), (failed,)), 80) == [
+        "Shards in embeddings: nothing fetched",
+        "✗ Not complete: tensor01 failed",
+    ]

@@ -46,4 +46,5 @@ def _done(result: "SyncResult") -> Iterator[str]:
     rate = f", {size(received / result.seconds)}/s" if received and result.seconds else ""
     parts = [f"{fetched} fetched ({size(received)} in {duration(result.seconds)}{rate})" if fetched else ""]
     parts += [f"{skipped} unchanged" if skipped else "", f"{failed} failed" if failed else ""]
-    yield f"Shards in {printable(str(result.directory))}: {', '.join(part for part in parts if part) or 'none'}"
+    told = ", ".join(part for part in parts if part) or "nothing fetched"
+    yield f"Shards in {printable(str(result.directory))}: {told}"
