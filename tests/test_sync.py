@@ -80,16 +80,18 @@ def test_one_connection_is_enough_for_a_near_line_that_keeps_python_busy(lab, mo
 
 def test_a_near_line_that_is_slow_gets_all_connections_in_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(transfer, "NEAR", 10.0)
-    with Lab(tmp_path, relay={"rate": 32 * MB}) as lab:
-        lab.shards(1, rows=33_000)
+    monkeypatch.setattr(transfer, "_BYTES_A_LANE", MB)
+    with Lab(tmp_path, relay={"rate": 4 * MB}) as lab:
+        lab.shards(1, rows=5000)
         assert lab.sync(connections=4).error is None
         assert lab.relay.connections == 4
 
 
 def test_one_connection_is_enough_for_a_near_line_that_a_limit_keeps_slow(lab, monkeypatch):
     monkeypatch.setattr(transfer, "NEAR", 10.0)
-    lab.shards(1, rows=33_000)
-    assert lab.sync(connections=4, limit_rate=32 * MB).error is None
+    monkeypatch.setattr(transfer, "_BYTES_A_LANE", MB)
+    lab.shards(1, rows=5000)
+    assert lab.sync(connections=4, limit_rate=4 * MB).error is None
     assert lab.relay.connections == 1
 
 
