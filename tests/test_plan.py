@@ -39,6 +39,12 @@ def test_what_was_begun_is_resumed():
     assert actions(*plan([remote()], {}, [kept(remote())])) == [("resume", 60)]
 
 
+def test_what_was_begun_without_a_byte_is_fetched_and_nothing_is_kept_of_it():
+    nothing = Kept(Path("k"), remote(), (), gone=True, silent=0.0)
+    assert actions(*plan([remote()], {}, [nothing])) == [("fetch", 100)]
+    assert stale([nothing], [remote()], ["a"]) == [nothing]
+
+
 @pytest.mark.parametrize("other", [remote(nbytes=101), remote(mtime=6), remote(cluster="b")])
 def test_what_was_begun_of_another_version_is_not(other):
     assert actions(*plan([remote()], {}, [kept(other)])) == [("fetch", 100)]

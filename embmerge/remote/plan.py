@@ -53,8 +53,8 @@ def plan(
 
 
 def resumable(kept: Sequence[Kept]) -> dict[RemoteFile, Kept]:
-    """For each remote file the best of what earlier runs have begun: the same path, size and mtime."""
-    return {each.file: each for each in reversed(kept)}
+    """For each remote file the best of what earlier runs have brought of it: the same path, size and mtime."""
+    return {each.file: each for each in reversed(kept) if each.nbytes}
 
 
 def resumed(plans: Iterable[Sequence[Step]], kept: Sequence[Kept]) -> dict[RemoteFile, Kept]:
