@@ -403,6 +403,8 @@ def _tricks():
         "set twice": dtype + state(">"),
         "set to no order": begin + b"\x89\x88\x87R" + state("|"),
         "set to this machine's order": begin + b"\x89\x88\x87R" + state("="),
+        "set to an empty order": begin + b"\x89\x88\x87R" + state(""),
+        "set to both orders": begin + b"\x89\x88\x87R" + state("<>"),
         "never set": begin + b"\x89\x88\x87R",
         "not copied": begin + b"\x89\x89\x87R" + state(">"),
         "without flags": begin + b"\x85R" + state(">"),
@@ -423,6 +425,8 @@ def _tricks():
         + b"N"
         + b"J\xff\xff\xff\xff" * 2
         + b"K\0tb",
+        "with fields": begin + b"\x89\x88\x87R(K\3" + text("<") + b"NN}" + b"J\xff\xff\xff\xff" * 2 + b"K\0tb",
+        "with flags": dtype_of("f4", b"(K\3U\1<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\1tb"),
         "of an unknown version": dtype_of("f4", b"(K\x09U\1<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"),
     }.items():
         yield f"dtype {name}", shard(embeddings=array(dtype=described))
@@ -442,6 +446,14 @@ def _tricks():
     for name, more in {"an offset": b"K\0", "None": b"N", "an order for an offset": text("F")}.items():
         yield f"array with {name}", shard(embeddings=call("numpy ndarray", whole + more + b"t"))
     yield "array begun with a shape", shard(embeddings=array().replace(b"K\0\x85C\1b", b"K\1\x85C\1b"))
+    yield "array begun with another type", shard(embeddings=array().replace(b"C\1btR", b"C\1itR"))
+    yield "array begun with more", shard(embeddings=array().replace(b"C\1btR", b"C\1bNtR"))
+    yield "array of a kind that is none", shard(embeddings=array().replace(b"cnumpy\nndarray\n", b"cnumpy\ndtype\n"))
+    yield "array whose shape is a list", shard(embeddings=array(shape=plain(list(ROWS.shape))))
+    yield "array of a negative shape", shard(extra=array(shape=plain((-8, -4))))
+    longer = b"B\x90\0\0\0" + ROWS.tobytes() + bytes(16)
+    yield "array of more bytes than its shape has", shard(embeddings=array(raw=longer))
+    yield "dict made of pairs", shard(extra=call("collections OrderedDict", b"]\x85"))
     yield "encoding of bytes", shard(embeddings=array(raw=call("_codecs encode", raw + text("latin1") + b"\x86")))
     yield "encoding without a codec", shard(embeddings=array(raw=call("_codecs encode", text("x" * 128) + b"\x85")))
     yield (

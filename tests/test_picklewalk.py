@@ -181,8 +181,10 @@ def test_a_dtype_is_what_numpy_takes_it_for(code):
         assert (np.dtype(ours.code), ours.name, str(ours)) == (theirs, theirs.name, str(theirs))
 
 
-@pytest.mark.parametrize("code", ["<f4", ">f8", "<f2", "i1", ">i2", "<u4", "u8", "?", "<U3", ">U3"])
+@pytest.mark.parametrize(
+    "code", ["<f4", ">f8", "<f2", "i1", ">i2", "i4", "i8", "u1", "u2", "<u4", "u8", "?", "<U3", ">U3"]
+)
 def test_a_scalar_is_the_value_that_numpy_makes_of_it(code):
-    raw = np.array([1.0]).astype(code).tobytes()
+    raw = np.array([-1]).astype(code).tobytes()  # of unsigned ones the greatest; a text shorter than its room
     ours = CALLS["numpy.core.multiarray.scalar"](walked(pickle.dumps(np.dtype(code))), Raw(raw, 0, len(raw)))
     assert (ours, type(ours)) == (np.frombuffer(raw, code)[0].item(), type(np.frombuffer(raw, code)[0].item()))

@@ -111,6 +111,20 @@ def test_slices_and_memory_maps_are_read(tmp_path, protocol):
         assert same(rows_in(raw), np.asarray(pickle.loads(raw)["embeddings"]))
 
 
+@pytest.mark.parametrize("module", [b"numpy.core.memmap", b"numpy._core.memmap"])
+def test_a_memory_map_of_any_numpy_is_read(tmp_path, module):
+    mapped = np.memmap(tmp_path / "rows", "<f4", "w+", shape=(60, 8))
+    mapped[:] = rows_of(60, 8)
+    raw = dumped(shard_of(mapped), 3).replace(b"cnumpy\nmemmap\n", b"c" + module + b"\nmemmap\n")
+    assert module in raw
+    assert same(rows_in(raw), rows_of(60, 8))
+
+
+def test_bytes_that_are_all_beyond_ascii_are_read_from_protocol_2():
+    rows = np.frombuffer(b"\x81" * 20 * 8 * 4, "<f4").reshape(20, 8)
+    assert same(rows_in(dumped(shard_of(rows), 2)), rows)
+
+
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint16, np.int8, int])
 def test_indices_may_be_numpy_scalars(kind, protocol):
@@ -158,6 +172,7 @@ EXTRA = {
     "tuples": [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)],
     "dates": [datetime(2026, 1, 15, tzinfo=timezone.utc), date(2026, 1, 15), timedelta(1)],
     "ordered": OrderedDict(a=1, b=2),
+    "texts of numpy": [np.str_("東京"), np.str_("\ud800"), np.str_("")],
     "arrays": [np.arange(4), np.zeros((2, 3), "f4"), np.array(["a", "b"]), np.float32(1), np.bool_(1)],
     "by number": {1: 2, 2.5: 3},
     "long text": "x" * 10_000,
