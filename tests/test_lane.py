@@ -7,7 +7,7 @@ import pytest
 
 from embmerge.errors import ConnectionLost, RemoteChanged, RemoteDataError
 from embmerge.remote.files import RemoteFile, RemoteStat
-from embmerge.remote.lane import FastLane, file_problem
+from embmerge.remote.lane import UNNOTED, FastLane, file_problem
 from embmerge.remote.pace import Pace
 from embmerge.remote.ranges import Ranges
 from embmerge.remote.work import Download, Work
@@ -28,7 +28,8 @@ class Channel:
     def __init__(self, sizes, *, cut=-1, bad=(), gone=()):
         self.sizes, self.cut, self.bad, self.gone = sizes, cut, bad, gone
         self.due, self.files, self.closed = [], [], False
-        self.most = 0  # bytes that were asked for at the same time
+        self.most = self.most_unnoted = 0  # bytes that were asked for, that had come, at the same time
+        self.came, self.noted = 0, lambda: 0
 
     @property
     def waiting_for(self):
@@ -67,6 +68,8 @@ class Channel:
                 if come and not (read.offset and handle.decode() in self.bad):
                     read.sink(read.offset, [memoryview(bytes(come))])
                     read.received = come
+                    self.came += come
+                    self.most_unnoted = max(self.most_unnoted, self.came - self.noted())
             if self.cut:
                 answer()
         if not self.cut:
@@ -132,9 +135,10 @@ def test_nothing_is_given_back_before_the_channel_is_closed(tmp_path):
     assert sum(lent) > 0
 
 
+@pytest.mark.parametrize("rate", [None, 50_000_000])
 @pytest.mark.parametrize("trouble", ["bad", "gone"])
-def test_a_file_that_fails_fails_alone_and_nothing_of_it_stays_taken(tmp_path, trouble):
-    scene = Scene(tmp_path, **{trouble: ["/0"]})
+def test_a_file_that_fails_fails_alone_and_nothing_of_it_stays_taken(tmp_path, trouble, rate):
+    scene = Scene(tmp_path, rate=rate, **{trouble: ["/0"]})
     scene.run()
     assert [bool(each.error) for each in scene.downloads] == [True, False, False]
     assert scene.downloads[0].lent == 0
@@ -151,6 +155,14 @@ def test_no_more_is_on_its_way_than_is_allowed(tmp_path):
     scene = Scene(tmp_path, on_the_way=8 * READ)
     scene.run()
     assert scene.channel.most < 12 * READ  # four reads are asked for together
+
+
+def test_of_what_comes_each_of_several_connections_leaves_no_more_than_its_share_unnoted(tmp_path):
+    scene = Scene(tmp_path)
+    scene.work.lanes = 4
+    scene.channel.noted = lambda: sum(each.partial.done.nbytes for each in scene.downloads if each.began)
+    scene.run()
+    assert 0 < scene.channel.most_unnoted <= UNNOTED // 4
 
 
 def test_who_asked_about_a_file_and_got_no_answer_leaves_it_to_the_next_to_ask(tmp_path):
