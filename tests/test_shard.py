@@ -19,7 +19,7 @@ from embmerge import shardrows
 from embmerge.errors import DiskError, LocalDataError, ShardError, TruncatedShard
 from embmerge.shard import SHARD_NAME, local_shards, read_header
 from embmerge.shardrows import addressable, read_rows
-from tests.hostile import number, plain, shard
+from tests.hostile import ROWS, call, number, plain, shard
 from tests.shards import dumped, make_shard, rows_of, shard_of
 
 NAME = "cluster1_gpu0.pkl"
@@ -121,8 +121,16 @@ def test_a_memory_map_of_any_numpy_is_read(tmp_path, module):
 
 
 def test_bytes_that_are_all_beyond_ascii_are_read_from_protocol_2():
-    rows = np.frombuffer(b"\x81" * 20 * 8 * 4, "<f4").reshape(20, 8)
+    rows = np.frombuffer(b"\x81" * 5000 * 8 * 4, "<f4").reshape(5000, 8)
     assert same(rows_in(dumped(shard_of(rows), 2)), rows)
+
+
+def test_an_array_made_of_its_shape_dtype_and_bytes_is_read_row_by_row():
+    made = (
+        b"(" + plain(ROWS.shape) + plain(ROWS.dtype) + b"B" + ROWS.nbytes.to_bytes(4, "little") + ROWS.tobytes() + b"t"
+    )
+    raw = shard(embeddings=call("numpy ndarray", made))
+    assert same(rows_in(raw), pickle.loads(raw)["embeddings"])
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
