@@ -1,12 +1,13 @@
 import pickle
 import tracemalloc
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embmerge.articles import read_articles
-from embmerge.articletemplate import Template
+from embmerge.articletemplate import CONSTANTS, SPARE, Template
 from embmerge.articlewalk import walk_articles
 from embmerge.errors import LocalDataError
 from embmerge.records import Records
@@ -111,6 +112,30 @@ def test_a_first_article_with_a_key_twice_is_no_example(tmp_path):
     recalled = b"}(h\2h\x0bh\6Nh\x08Nu"  # by the text that the second one's title was first
     raw = b"\x80\4]\x94(" + first + b"".join(others) + recalled + b"e."
     assert read(tmp_path / "a.pkl", raw)[-1]["title"] == pickle.loads(raw)[-1]["title"] == "a0"
+
+
+def test_runs_of_any_length_are_read_between_articles_of_another_look(tmp_path):
+    articles = [article(row) for row in range(120)]
+    for row in [count * (count + 1) // 2 for count in range(15)]:
+        articles[row]["url"] = None
+    found = read(tmp_path / "a.pkl", pickle.dumps(articles, protocol=4))
+    assert found == [{key: each[key] for key in KEYS} for each in articles]
+
+
+def test_articles_within_bytes_that_are_no_text_are_passed_over_with_them(tmp_path):
+    fake = b"}\x94(h\2\x8c\1x\x94h\4\x8c\1x\x94h\6\x8c\1x\x94h\x08\x8c\1x\x94u" * 10
+    raw = pickle.dumps([{**article(row), "text": f"{row:03}" + "#" * len(fake)} for row in range(40)], protocol=4)
+    found = read(tmp_path / "a.pkl", raw.replace(b"#" * len(fake), fake))
+    assert [each["title"] for each in found] == [f"Title {row}" for row in range(40)]
+
+
+def test_no_more_is_looked_at_behind_a_block_than_is_spare():
+    articles = [{**article(row), "title": f"{row}".ljust(900 if row < 9 else 0)} for row in range(20)]
+    raw, start = pickle.dumps(articles, protocol=4), len(CONSTANTS)
+    template = Template.of(list(articles[0]), [None, None, "id", None, "title", None, "url", None, "text"])
+    room = np.frombuffer(CONSTANTS.tobytes() + raw + bytes(SPARE), np.uint8)
+    (run,) = template.runs(room, start, start + len(raw), len(raw)).values()
+    assert len(run.records) == 19
 
 
 def test_an_article_that_stands_in_the_list_twice_is_refused(tmp_path):
