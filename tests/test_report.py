@@ -64,7 +64,8 @@ def test_rows_that_are_not_those_that_were_merged_speak_against_the_file(tmp_pat
 
 
 def test_articles_without_an_id_are_counted(tmp_path):
-    articles = [{**each, "id": None if row < 7 else row} for row, each in enumerate(articles_of(ROWS))]
+    ids = [*[None] * 7, 0, "", *range(9, ROWS)]  # of which two are odd, but there
+    articles = [{**each, "id": ids[row]} for row, each in enumerate(articles_of(ROWS))]
     done = examine(merged(tmp_path, rows_of(), articles=articles))
     assert "7 of 1,200 articles have no id" in texts(done, "warning")
 
@@ -419,6 +420,22 @@ def test_a_page_that_no_file_can_be_is_told_before_anything_is_read(tmp_path):
     (tmp_path / "m.report.html").mkdir()
     with pytest.raises(DiskError, match=r"m\.report\.html: is a directory"):
         report(tmp_path / "m.pkl")
+
+
+@pytest.mark.parametrize("name", ["page.html", "PAGE.HTM"])
+def test_the_page_is_written_where_it_was_asked_for(tmp_path, name):
+    done = report(merged(tmp_path, rows_of(count=20)), output=tmp_path / name)
+    assert done.output == tmp_path / name
+    assert [path.name for path in tmp_path.glob("*.[hH]*")] == [name]
+
+
+def test_the_page_of_before_stays_whole_until_the_new_one_is(tmp_path):
+    path = merged(tmp_path, rows_of(count=20))
+    before = report(path).output
+    (tmp_path / "kept.html").hardlink_to(before)
+    before.write_text("before")
+    report(path)
+    assert (tmp_path / "kept.html").read_text() == "before"
 
 
 def test_the_page_does_not_take_the_place_of_the_file(tmp_path):
