@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from embmerge.errors import DiskError, LocalDataError, UsageError
 from embmerge.events import RowsMeasured
 from embmerge.mergedfile import open_writer
 from embmerge.report import examine, figures, report
+from embmerge.report.findings import judge
 from tests.mergedsets import articles_of, damage, metadata_of, write_set
 
 ROWS, DIM, SHARDS = 1200, 24, 6
+METADATA = {"quality_metrics": {}, "chunk_info": []}  # as far as findings look at it
 
 
 def merged(tmp_path, rows, shards=SHARDS, name="m.pkl", articles=None):
@@ -72,14 +75,49 @@ def test_articles_without_an_id_are_counted(tmp_path):
 
 def test_titles_that_repeat_are_noted(tmp_path):
     articles = [{**each, "title": "same" if row < 7 else each["title"]} for row, each in enumerate(articles_of(ROWS))]
+    articles[1100]["title"] = articles[1000]["title"]
     done = examine(merged(tmp_path, rows_of(), articles=articles))
-    assert "6 titles repeat an earlier one, such as same" in texts(done, "note")
+    assert "7 titles repeat an earlier one, such as same" in texts(done, "note")
 
 
 def test_a_norm_beyond_all_use_is_told_once(tmp_path):
     rows = rows_of()
     rows[7] *= 1e17
     assert "are not those that were merged" not in texts(examine(merged(tmp_path, rows)))
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory):
+    return examine(merged(tmp_path_factory.mktemp("healthy"), rows_of()))
+
+
+@pytest.mark.parametrize(
+    ("change", "severity", "said"),
+    [
+        ({"zero_count": 12, "zero_rows": (5,)}, "warning", "12 rows of zeros only"),
+        ({"zero_count": 13, "zero_rows": (5,)}, "error", "13 rows of zeros only"),
+        ({"zero_count": 3, "zero_rows": (5, 6, 7)}, "warning", "3 rows of zeros only: 5 (two), 6 (three), 7 (four)$"),
+        ({"zero_count": 9, "zero_rows": (5, 6, 7, 8)}, "warning", ", 7 (four) and 6 more$"),
+        ({"outlier_count": 1, "outliers": ((7, 9.0),)}, "warning", "1 row with a norm far from most: 7 (four)"),
+        ({"alike_shards": ((0, 1),)}, "error", "hold nearly the same rows: one shard"),
+        ({"alike_shards": ((0, 1), (0, 2))}, "error", "hold nearly the same rows (and 1 more such pair): one shard"),
+        ({"alike_shards": ((0, 1), (0, 2), (0, 3))}, "error", "(and 2 more such pairs): one shard"),
+        ({"alike_shards": ((0, 1),)}, "error", "a.pkl (tensor01) and b.pkl (unknown cluster) hold"),
+    ],
+    ids=repr,
+)
+def test_a_finding_says_what_it_is_and_how_bad(healthy, change, severity, said):
+    titles = ["p", "q", "r", "s", "t", "two", "three", "four", "five"]
+    chunks = [{"filepath": "x/a.pkl", "cluster": "tensor01"}, {"filepath": "x/b.pkl", "cluster": None}]
+    (finding,) = judge(replace(healthy.statistics, **change), {**METADATA, "chunk_info": chunks}, titles, 0)
+    assert finding.severity == severity
+    assert said in f"{finding.text}$"
+
+
+@pytest.mark.parametrize(("cosine", "count"), [(0.89, 0), (0.91, 1)])
+def test_vectors_huddle_from_a_mean_cosine_of_nine_tenths_on(healthy, cosine, count):
+    space = replace(healthy.statistics.space, mean_cosine=cosine)
+    assert len(judge(replace(healthy.statistics, space=space), METADATA, [], 0)) == count
 
 
 def test_a_file_that_may_be_used_is_no_error(tmp_path):

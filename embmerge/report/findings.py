@@ -101,7 +101,8 @@ def _of_shards(s: Statistics, shard: Callable[[int], str]) -> list[Finding]:
     found = []
     if s.alike_shards:
         a, b = s.alike_shards[0]
-        more = f" (and {len(s.alike_shards) - 1} more such pairs)" if len(s.alike_shards) > 1 else ""
+        others = len(s.alike_shards) - 1
+        more = f" (and {others} more such pair{'s' * (others > 1)})" if others else ""
         text = f"{shard(a)} and {shard(b)} hold nearly the same rows{more}: one shard was probably written twice"
         found.append(Finding("error", text))
     odd = _odd_shards(s.shards)
