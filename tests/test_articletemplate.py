@@ -129,13 +129,37 @@ def test_articles_within_bytes_that_are_no_text_are_passed_over_with_them(tmp_pa
     assert [each["title"] for each in found] == [f"Title {row}" for row in range(40)]
 
 
-def test_no_more_is_looked_at_behind_a_block_than_is_spare():
-    articles = [{**article(row), "title": f"{row}".ljust(900 if row < 9 else 0)} for row in range(20)]
-    raw, start = pickle.dumps(articles, protocol=4), len(CONSTANTS)
+def test_a_number_in_the_place_of_a_key_is_no_key(tmp_path):
+    raw = pickle.dumps([article(row) for row in range(40)], protocol=4).replace(b"h\4", b"K\4")
+    assert list(pickle.loads(raw)[30]) == ["id", 4, "url", "text"]
+    with pytest.raises(LocalDataError, match="article 1 has no title"):
+        read(tmp_path / "a.pkl", raw)
+
+
+def test_an_article_whose_items_nothing_marks_is_refused(tmp_path):
+    raw = pickle.dumps([article(row) for row in range(40)], protocol=4)
+    with pytest.raises(LocalDataError):
+        read(tmp_path / "a.pkl", raw.replace(b"}\x94(h\2", b"}\x94Nh\2"))
+
+
+def runs(articles, *, cut=0):
+    """Those of a block that ends `cut` bytes before the articles do, and where it ends; `SPARE` bytes lie behind it."""
+    raw = pickle.dumps(articles, protocol=4)
     template = Template.of(list(articles[0]), [None, None, "id", None, "title", None, "url", None, "text"])
-    room = np.frombuffer(CONSTANTS.tobytes() + raw + bytes(SPARE), np.uint8)
-    (run,) = template.runs(room, start, start + len(raw), len(raw)).values()
+    start, end = len(CONSTANTS), len(CONSTANTS) + len(raw) - cut
+    room = np.frombuffer((CONSTANTS.tobytes() + raw + bytes(SPARE))[: end + SPARE], np.uint8)
+    return list(template.runs(room, start, end, end - start).values()), end
+
+
+def test_no_more_is_looked_at_behind_a_block_than_is_spare():
+    (run,), _ = runs([{**article(row), "title": f"{row}".ljust(900 if row < 9 else 0)} for row in range(20)])
     assert len(run.records) == 19
+
+
+@pytest.mark.parametrize("cut", range(2, 120))
+def test_no_article_reaches_beyond_the_end_of_its_block(cut):
+    (run,), end = runs([article(row) for row in range(20)], cut=cut)
+    assert run.end <= end
 
 
 def test_an_article_that_stands_in_the_list_twice_is_refused(tmp_path):
