@@ -11,8 +11,8 @@ import pytest
 from embmerge.errors import DiskError, LocalDataError, UsageError
 from embmerge.events import RowsMeasured
 from embmerge.mergedfile import open_writer
-from embmerge.report import examine, figures, report
-from embmerge.report.findings import judge
+from embmerge.report import _check_width, examine, figures, report
+from embmerge.report.findings import Finding, judge, verdict
 from tests.mergedsets import articles_of, damage, metadata_of, write_set
 
 ROWS, DIM, SHARDS = 1200, 24, 6
@@ -99,6 +99,11 @@ def healthy(tmp_path_factory):
         ({"zero_count": 3, "zero_rows": (5, 6, 7)}, "warning", "3 rows of zeros only: 5 (two), 6 (three), 7 (four)$"),
         ({"zero_count": 9, "zero_rows": (5, 6, 7, 8)}, "warning", ", 7 (four) and 6 more$"),
         ({"outlier_count": 1, "outliers": ((7, 9.0),)}, "warning", "1 row with a norm far from most: 7 (four)"),
+        (
+            {"duplicate_count": 1, "duplicates": ((5, 7),)},
+            "warning",
+            "equal to an earlier one, such as rows 5 (two) and 7",
+        ),
         ({"alike_shards": ((0, 1),)}, "error", "hold nearly the same rows: one shard"),
         ({"alike_shards": ((0, 1), (0, 2))}, "error", "hold nearly the same rows (and 1 more such pair): one shard"),
         ({"alike_shards": ((0, 1), (0, 2), (0, 3))}, "error", "(and 2 more such pairs): one shard"),
@@ -112,6 +117,21 @@ def test_a_finding_says_what_it_is_and_how_bad(healthy, change, severity, said):
     (finding,) = judge(replace(healthy.statistics, **change), {**METADATA, "chunk_info": chunks}, titles, 0)
     assert finding.severity == severity
     assert said in f"{finding.text}$"
+
+
+@pytest.mark.parametrize(
+    ("severities", "said"),
+    [
+        ([], "Usable: nothing speaks against it."),
+        (["note"], "Usable: nothing speaks against it."),
+        (["warning", "note"], "Usable, but look at 1 finding first."),
+        (["warning", "warning"], "Usable, but look at 2 findings first."),
+        (["error", "warning"], "Do not use this file: 1 finding speaks against it."),
+        (["error", "error"], "Do not use this file: 2 findings speak against it."),
+    ],
+)
+def test_the_verdict_is_that_of_the_worst_findings(severities, said):
+    assert verdict(tuple(Finding(severity, "x") for severity in severities)) == said
 
 
 @pytest.mark.parametrize(("cosine", "count"), [(0.89, 0), (0.91, 1)])
@@ -156,6 +176,12 @@ def test_an_odd_shard_stands_out_by_its_norms(tmp_path):
     rows = rows_of()
     rows[400:600] *= 1.5
     assert "is unlike the others: its median norm" in texts(examine(merged(tmp_path, rows)), "warning")
+
+
+def test_where_one_shard_is_odd_the_others_do_not_disagree(tmp_path):
+    rows = rows_of()
+    rows[400:600] *= 1.5
+    assert "the shards disagree" not in texts(examine(merged(tmp_path, rows)))
 
 
 def test_an_odd_shard_stands_out_by_where_it_lies(tmp_path):
@@ -316,6 +342,10 @@ def test_more_columns_than_can_be_compared_are_refused(tmp_path, dim, shards):
     with pytest.raises(LocalDataError, match=f"has {dim:,} columns from {shards:,} shards") as caught:
         examine(merged(tmp_path, np.zeros((2, dim), "f2"), shards=shards))
     assert "up to 65,536 columns" in caught.value.hint
+
+
+def test_as_many_columns_as_are_said_to_be_compared_are(tmp_path):
+    _check_width(65_536, 16, tmp_path)
 
 
 def test_only_the_first_of_many_shards_are_drawn(tmp_path, monkeypatch):
