@@ -369,12 +369,12 @@ def test_of_few_articles_each_has_the_others_as_neighbours(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_an_article_whose_row_is_nan_has_no_neighbours_and_is_none(tmp_path):
-    rows = rows_of(count=5)
-    rows[2, 3] = np.nan
-    nearest = {each.row: each.nearest for each in examine(merged(tmp_path, rows, shards=1)).neighbours}
-    assert nearest[2] == ()
-    assert all(np.isfinite(cosine) for each in nearest.values() for _, _, cosine in each)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_article_with_nan_or_inf_has_no_neighbours_and_is_none(tmp_path, value):
+    path, rows = merged(tmp_path, rows_of(count=5), shards=1), rows_of(count=5)
+    damage(path, 2, value, rows=rows)
+    nearest = {each.row: {row for row, _, _ in each.nearest} for each in examine(path).neighbours}
+    assert nearest == {0: {1, 3, 4}, 1: {0, 3, 4}, 2: set(), 3: {0, 1, 4}, 4: {0, 1, 3}}
 
 
 def test_an_unknown_article_is_an_error_that_suggests_similar_titles(tmp_path):

@@ -43,13 +43,11 @@ def choose(titles: Sequence[str], article: str | None) -> list[int]:
 
 def neighbours(merged: Merged, titles: Sequence[str], rows: Sequence[int]) -> tuple[Neighbours, ...]:
     """The `NEAREST` articles to each of `rows` by cosine, compared with all rows, a block at a time."""
-    asked = unit(np.concatenate([merged.rows(row, row + 1) for row in rows]).astype(np.float32))
+    asked = unit(np.concatenate([merged.rows(row, row + 1) for row in rows]))
     best = np.full((len(rows), NEAREST), -np.inf, np.float32)
     where = np.zeros((len(rows), NEAREST), np.int64)
     for start, stop in blocks(merged.shape[0], 4 * max(merged.shape[1], _NARROW), _BLOCK):
-        with np.errstate(over="ignore", invalid="ignore"):
-            block = np.nan_to_num(merged.rows(start, stop).astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-        cosines = asked @ unit(block).T
+        cosines = asked @ unit(merged.rows(start, stop)).T  # NaN of rows with NaN or Inf, which sorts last
         for number, row in enumerate(rows):
             if start <= row < stop:
                 cosines[number, row - start] = -np.inf

@@ -156,11 +156,11 @@ def measure(merged: Merged, ranges: Sequence[tuple[int, int]], *, observer: Obse
     )
 
 
-def unit(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """`rows` scaled to length 1; a row of zeros stays one."""
-    with np.errstate(over="ignore"):
+def unit(rows: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """`rows` scaled to length 1; a row of zeros stays one, and one with NaN or Inf keeps a NaN."""
+    with np.errstate(over="ignore", invalid="ignore"):
         norms = row_norms(rows)
-    return (rows / np.where(norms > 0, norms, 1)[:, None]).astype(np.float32)
+        return (rows / np.where(norms > 0, norms, 1)[:, None]).astype(np.float32)
 
 
 def _probe_rows(start: int, end: int) -> npt.NDArray[np.int64]:
