@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -361,6 +362,18 @@ def test_neighbours_are_the_nearest_by_cosine_over_all_rows(tmp_path):
     units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     expected = [row for row in np.argsort(-(units @ units[10])) if row != 10][:5]
     assert [row for row, _, _ in done.neighbours[0].nearest] == expected
+
+
+@pytest.mark.parametrize("size", [1000, 9600, 20_000])
+def test_rows_looked_at_in_blocks_of_any_size_give_the_same_report(tmp_path, monkeypatch, size):
+    path = merged(tmp_path, np.round(rows_of() * 8))  # whose sums are exact in any order
+    whole = examine(path)
+    for module in ("statistics", "neighbours"):
+        monkeypatch.setattr(sys.modules[f"embmerge.report.{module}"], "_BLOCK", size)
+    parts = examine(path)
+    assert parts.statistics == whole.statistics
+    for one, other in zip(parts.neighbours, whole.neighbours, strict=True):
+        assert sorted(row for row, _, _ in one.nearest) == sorted(row for row, _, _ in other.nearest)
 
 
 def test_of_few_articles_each_has_the_others_as_neighbours(tmp_path):
