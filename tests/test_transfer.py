@@ -129,7 +129,9 @@ def test_a_login_that_prints_text_before_sftp_is_told_at_once(tmp_path, transfer
         assert lab.seen(Retrying) == []
 
 
-def test_a_line_that_drops_is_tried_again_where_further_connections_get_no_session(tmp_path, monkeypatch):
+@pytest.fixture
+def _one_at_work(monkeypatch):
+    """Only one connection at a time gets sessions."""
     granted, really = [], asyncssh.SSHServerConnection._process_session_open
 
     def grant(connection, packet):
@@ -139,6 +141,20 @@ def test_a_line_that_drops_is_tried_again_where_further_connections_get_no_sessi
         return really(connection, packet)
 
     monkeypatch.setattr(asyncssh.SSHServerConnection, "_process_session_open", grant)
+
+
+@pytest.mark.usefixtures("_one_at_work")
+def test_a_connection_that_gets_no_session_is_closed(tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "_SECOND_CHANCE", 0.01)
+    with Lab(tmp_path, relay={"delay": 0.01, "rate": 16 * MB}) as lab:
+        lab.shards(2, rows=9000)
+        assert lab.sync(connections=3).error is None
+        assert lab.relay.connections > 1
+        assert lab.relay.over.wait(5)
+
+
+@pytest.mark.usefixtures("_one_at_work")
+def test_a_line_that_drops_is_tried_again_where_further_connections_get_no_session(tmp_path):
     with Lab(tmp_path, relay={"delay": 0.01}) as lab:
         lab.shards(2, rows=20_000)
         lab.relay.rate = 16 * MB
