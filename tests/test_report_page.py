@@ -1,6 +1,7 @@
 """The page in a real browser."""
 
 import os
+import re
 import shutil
 
 import numpy as np
@@ -94,6 +95,26 @@ def test_the_page_asks_nobody_for_anything(page):
     assert "default-src 'none'" in text
     assert "<script" not in text
     assert 'src="http' not in text
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'class="verdict error"',
+        "<div>articles<b>1,200</b>",
+        "<div>dimensions<b>24</b>",
+        '<rect x="166.67" y="0" width="166.67" height="20" fill="#e69f00"',
+        '<span style="flex:1200 1 0">tensor01</span>',
+        '<td class="n">200</td><td class="n">400</td><td class="n">200</td>',
+        "<summary>NaN or Inf: 1 row</summary>.{,99}<th>title</th></tr></thead><tbody><tr><td>137</td>",
+        "<p>All zeros: 0 rows</p>",
+        "<tbody><tr><td>900</td><td>[^<]*</td><td>33</td><td>[^<]*</td></tr></tbody>",
+        "<p>Near-duplicate shards: 0</p>",
+        "<code>0{64}</code>",
+    ],
+)
+def test_the_page_says_what_the_figures_are(page, said):
+    assert re.search(said, page.read_text())
 
 
 def test_titles_cannot_become_markup(tmp_path, browser, monkeypatch):
