@@ -153,6 +153,26 @@ def test_a_planted_duplicate_is_found_with_both_rows(tmp_path):
     assert "equal to an earlier one" in texts(done, "warning")
 
 
+def test_rows_that_are_equal_are_named_with_the_first_of_them(tmp_path):
+    rows = rows_of()
+    rows[900] = rows[1000] = rows[33]
+    assert examine(merged(tmp_path, rows)).statistics.duplicates == ((33, 900), (33, 1000))
+
+
+def test_rows_beyond_all_use_are_no_duplicates(tmp_path):
+    rows = rows_of()
+    rows[100:103] = 1e30
+    rows[900] = rows[33]
+    assert examine(merged(tmp_path, rows)).statistics.duplicate_count == 1
+
+
+def test_rows_that_only_have_the_same_fingerprint_are_no_duplicates(tmp_path, monkeypatch):
+    same = lambda block, _weights: np.zeros(len(block), np.uint64)  # noqa: E731
+    monkeypatch.setattr("embmerge.report.statistics._fingerprints", same)
+    statistics = examine(merged(tmp_path, rows_of())).statistics
+    assert (statistics.duplicates, statistics.duplicate_count) == ((), 0)
+
+
 def test_what_somebody_should_look_at_does_not_speak_against_the_file(tmp_path):
     rows = rows_of()
     rows[900] = rows[33]
@@ -198,7 +218,15 @@ def test_a_shard_written_twice_speaks_against_the_file(tmp_path):
     assert "nearly the same rows" in texts(examine(merged(tmp_path, rows)), "error")
 
 
-def test_each_repeated_shard_is_named_with_the_first_of_its_group(tmp_path):
+def test_a_shard_written_twice_but_for_a_row_speaks_against_the_file(tmp_path):
+    rows = rows_of()
+    rows[201:400] = rows[1:200]
+    assert examine(merged(tmp_path, rows)).statistics.alike_shards == ((0, 1),)
+
+
+@pytest.mark.parametrize("at_once", [2, 64])
+def test_each_repeated_shard_is_named_with_the_first_of_its_group(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr("embmerge.report.statistics._COMPARED", at_once)
     rows = rows_of()
     rows[400:600] = rows[800:1000] = rows[0:200]
     rows[1000:] = rows[200:400]
@@ -227,6 +255,29 @@ def test_two_camps_of_shards_are_called_out_though_none_of_them_is_odd(tmp_path)
     rows = rows_of()
     rows[:600] *= 1.5
     assert "the shards disagree" in texts(examine(merged(tmp_path, rows)), "warning")
+
+
+def test_two_camps_of_shards_are_called_out_by_where_they_lie(tmp_path):
+    rows = rows_of()
+    rows[:600, 0] += 5
+    rows[600:, 0] -= 5
+    assert "their mean vectors lie 0.7" in texts(examine(merged(tmp_path, rows)), "warning")
+
+
+def test_a_shard_of_zeros_is_no_camp(tmp_path):
+    rows = rows_of()
+    rows[:600] = 0
+    assert "the shards disagree" not in texts(examine(merged(tmp_path, rows, shards=2)))
+
+
+def test_the_figures_of_a_shard_are_numpys(tmp_path):
+    rows = rows_of()
+    shard = examine(merged(tmp_path, rows)).statistics.shards[1]
+    norms = np.linalg.norm(rows[200:400].astype("f8"), axis=1)
+    low, median, high = np.quantile(norms, (0.25, 0.5, 0.75))
+    expected = (norms.mean(), norms.std(), median, high - low)
+    assert (shard.start, shard.end) == (200, 400)
+    assert (shard.mean_norm, shard.std_norm, shard.median_norm, shard.middle_half) == pytest.approx(expected, rel=1e-5)
 
 
 def test_shards_of_huddled_rows_are_not_taken_for_the_same(tmp_path):
@@ -283,6 +334,19 @@ def test_a_row_with_a_far_norm_is_an_outlier(tmp_path):
     done = examine(merged(tmp_path, rows))
     assert [row for row, _ in done.statistics.outliers] == [77]
     assert "unlike the others" not in texts(done)  # one row does not make its shard an odd one
+
+
+def test_a_norm_three_times_the_others_is_an_outlier(tmp_path):
+    rows = rows_of()
+    rows[77] *= 3 * np.median(np.linalg.norm(rows, axis=1)) / np.linalg.norm(rows[77])
+    assert [row for row, _ in examine(merged(tmp_path, rows)).statistics.outliers] == [77]
+
+
+def test_of_unit_vectors_a_norm_a_little_off_is_no_outlier(tmp_path):
+    rows = rows_of()
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows[7] *= 1.002
+    assert examine(merged(tmp_path, rows)).statistics.outlier_count == 0
 
 
 def test_rows_of_zeros_are_no_outliers(tmp_path):
