@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from embmerge.remote import checksum, retry, session, transfer
 from tests.servers import Desk
 
 # What our own processes compile is kept for the next ones, as everywhere but on test machines: 0.13 s for each.
@@ -26,3 +27,12 @@ def desk(tmp_path, own_home):
     desk = Desk(tmp_path)
     yield desk
     desk.close()
+
+
+@pytest.fixture
+def short_pauses(monkeypatch):
+    """Short pauses before another try, and a short moment until a line that is gone is known to be: ours are near."""
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(transfer, "_SECOND_CHANCE", 0.01)
+    for room in (checksum, session):
+        monkeypatch.setattr(room, "_MOMENT", 0.2)

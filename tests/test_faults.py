@@ -18,7 +18,7 @@ import pytest
 from embmerge.demo.server import Home
 from embmerge.errors import ConnectionLost, DiskError, Interrupted, LoginError, RemoteChanged, RemoteDataError
 from embmerge.events import Retrying, ShardFailed, Warned
-from embmerge.remote import manifest, retry
+from embmerge.remote import manifest, retry, transfer
 from tests.syncing import MB, Lab, partials, write_shard
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,9 +27,7 @@ READ_AT_ONCE = 16 * MB  # bytes a second: slow enough to be read as they come, s
 OVERHEAD = 600_000  # bytes of logins, of packets around the data
 
 
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch):
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 @pytest.fixture
@@ -64,7 +62,7 @@ def test_a_cut_a_hundred_bytes_before_the_end(lab, transfer):
 
 @both_ways
 def test_twenty_random_cuts_in_one_sync(lab, transfer):
-    paths = lab.shards(4, rows=6000)
+    paths = lab.shards(4, rows=2500)
     size = sum(path.stat().st_size for path in paths)
     chance, cuts = random.Random(20), itertools.count(1)
 
@@ -371,9 +369,10 @@ def test_a_full_disk_is_said_and_nothing_is_half_written(lab):
     assert lab.same()
 
 
-def test_fewer_connections_than_asked_are_said_once(tmp_path):
-    with Lab(tmp_path, relay={"at_most": 2, "rate": 30 * MB}) as lab:
-        lab.shards(2, rows=20_000)
+def test_fewer_connections_than_asked_are_said_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "_BYTES_A_LANE", MB)
+    with Lab(tmp_path, relay={"at_most": 2, "rate": 8 * MB}) as lab:
+        lab.shards(2, rows=4000)
         assert lab.sync(connections=4).error is None
         assert len(lab.same()) == 2
         assert len([event for event in lab.seen(Warned) if "fewer connections" in event.text]) == 1

@@ -24,17 +24,14 @@ from embmerge.events import (
     SyncStarted,
     Warned,
 )
-from embmerge.remote import gate, manifest, retry, transfer, verification, work
+from embmerge.remote import gate, manifest, transfer, verification, work
 from embmerge.remote.gate import Gate
 from embmerge.remote.landing import Landing
 from embmerge.remote.pace import Pace
 from embmerge.remote.partial import Partial
 from tests.syncing import MB, Lab, partials, write_shard
 
-
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch):
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 @pytest.fixture
@@ -112,8 +109,8 @@ def test_two_near_clusters_on_slow_lines_are_fetched_at_the_same_time(tmp_path, 
     monkeypatch.setattr(transfer, "NEAR", 10.0)
     slow = {"rate": 4 * MB}
     with Lab(tmp_path, relay=slow) as lab, Lab(tmp_path, name="b", relay=slow) as other:
-        lab.shards(1, rows=8000)
-        write_shard(other.remote / "cluster1_gpu0.pkl", rows=8000, seed=1)
+        lab.shards(1, rows=4000)
+        write_shard(other.remote / "cluster1_gpu0.pkl", rows=4000, seed=1)
         assert lab.sync(others=[other]).error is None
     kinds = [type(event) for event in lab.events if isinstance(event, (ShardStarted, ShardFetched))]
     assert kinds == [ShardStarted, ShardStarted, ShardFetched, ShardFetched]

@@ -22,9 +22,7 @@ from tests.syncing import MB, Lab, write_shard
 both_ways = pytest.mark.parametrize("transfer", ["fast", "plain"])
 
 
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch):
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 @contextlib.contextmanager
@@ -145,7 +143,6 @@ def _one_at_work(monkeypatch):
 
 @pytest.mark.usefixtures("_one_at_work")
 def test_a_connection_that_gets_no_session_is_closed(tmp_path, monkeypatch):
-    monkeypatch.setattr(transfer, "_SECOND_CHANCE", 0.01)
     with Lab(tmp_path, relay={"delay": 0.01, "rate": 16 * MB}) as lab:
         lab.shards(2, rows=9000)
         assert lab.sync(connections=3).error is None
@@ -154,17 +151,19 @@ def test_a_connection_that_gets_no_session_is_closed(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("_one_at_work")
-def test_a_line_that_drops_is_tried_again_where_further_connections_get_no_session(tmp_path):
+def test_a_line_that_drops_is_tried_again_where_further_connections_get_no_session(tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "_BYTES_A_LANE", MB)
     with Lab(tmp_path, relay={"delay": 0.01}) as lab:
-        lab.shards(2, rows=20_000)
-        lab.relay.rate = 16 * MB
-        lab.relay.call_after(20 * MB, lab.relay.cut)
+        lab.shards(2, rows=4000)
+        lab.relay.rate = 8 * MB
+        lab.relay.call_after(4 * MB, lab.relay.cut)
         assert lab.sync(connections=3).error is None
         assert len(lab.same()) == 2
         assert len(lab.seen(Retrying)) == 1
 
 
-def test_a_password_that_is_refused_for_further_connections_is_not_tried_again(tmp_path):
+def test_a_password_that_is_refused_for_further_connections_is_not_tried_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "_BYTES_A_LANE", MB)
     tries = []
 
     class Once(Accounts):
@@ -174,8 +173,8 @@ def test_a_password_that_is_refused_for_further_connections_is_not_tried_again(t
 
     with Lab(tmp_path, relay={"delay": 0.01}) as lab:
         lab.server._accounts = lambda: Once({"user": "secret"})
-        lab.shards(2, rows=20_000)
-        lab.relay.rate = 30 * MB
+        lab.shards(2, rows=4000)
+        lab.relay.rate = 8 * MB
         assert lab.sync(connections=3).error is None
         assert len(tries) == 3
 
@@ -322,7 +321,6 @@ def test_a_host_key_that_changes_while_shards_come_ends_the_sync_without_another
 
 
 def test_a_further_connection_that_is_not_taken_is_asked_for_twice_and_no_more(tmp_path, monkeypatch):
-    monkeypatch.setattr(transfer, "_SECOND_CHANCE", 0.01)
     monkeypatch.setattr(transfer, "NEAR", 10.0)
     monkeypatch.setattr(gate, "_PROBE", 0.1)  # by then the first one is at work
     with Lab(tmp_path, relay={"rate": 16 * MB, "at_most": 1}) as lab:
