@@ -1,5 +1,6 @@
 """The tasks as a person types them: `invoke …` in a folder of its own, against two real SSH servers."""
 
+import itertools
 import json
 import os
 import pickle
@@ -15,11 +16,13 @@ import pytest
 
 from embmerge.demo import clusters
 from embmerge.demo.dataset import Size
+from embmerge.demo.server import Home
 from embmerge.mergedfile import open_writer
 from tasks import Session
 from tests.mergedsets import articles_of, metadata_of
 from tests.servers import free_port
 from tests.shards import make_dataset
+from tests.syncing import Lab, write_shard
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRETS = ("password", "passphrase")
@@ -112,6 +115,25 @@ def test_full_that_is_tried_dry_downloads_and_merges_nothing(place):
     ran = invoke(place, "--dry", "full", "--embeddings", "dry3", "--output", "dry3/all.pkl")
     assert ran.returncode == 0
     assert not list(place.glob("dry3/*"))
+
+
+def test_full_takes_no_shard_with_another_header_than_was_looked_at(tmp_path):
+    other = write_shard(tmp_path / "other" / "cluster0_gpu0.pkl", start=1)
+    opened = itertools.count()
+
+    class Replaced(Home):
+        def open(self, path, *how):
+            return super().open(b"/other.pkl" if next(opened) else path, *how)
+
+    with Lab(tmp_path, home=Replaced) as lab:
+        (path,) = lab.shards(1)
+        shutil.copy(other, lab.home / "other.pkl")
+        for same in (path, lab.home / "other.pkl"):
+            os.utime(same, (1_700_000_000, 1_700_000_000))
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps(articles_of(64)))
+        ran = invoke(tmp_path, "full", "--articles", "a.pkl")
+    assert ran.returncode == 4
+    assert "another header than verify-remote saw" in ran.stderr
 
 
 def test_a_sync_with_checksum_fetches_what_differs(place):

@@ -179,6 +179,27 @@ def test_a_password_that_is_refused_for_further_connections_is_not_tried_again(t
         assert len(tries) == 3
 
 
+def test_a_refusal_of_before_does_not_end_a_sync_that_finds_no_line_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "_BYTES_A_LANE", MB)
+    tries = []
+
+    class AllButTheSecond(Accounts):
+        def validate_password(self, _username, _password):
+            tries.append(None)
+            return len(tries) != 2
+
+    with Lab(tmp_path, relay={"delay": 0.01, "rate": 8 * MB}) as lab:
+        lab.server._accounts = lambda: AllButTheSecond({"user": "secret"})
+        lab.shards(1, rows=4000)
+        lab.relay.call_after(2 * MB, lambda: (lab.relay.cut(), lab.relay.refuse()))
+        monkeypatch.setattr(
+            lab, "see", lambda event: (lab.events.append(event), len(lab.seen(Retrying)) == 2 and lab.relay.accept())
+        )
+        assert lab.sync(connections=2).error is None
+        assert len(lab.seen(Retrying)) >= 2
+        assert lab.same()
+
+
 def test_a_restart_of_sshd_costs_a_retry(tmp_path):
     with openssh(tmp_path) as lab:
         lab.shards(2, rows=9000)
