@@ -16,6 +16,7 @@ import platform
 import random
 import shlex
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -230,6 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tools", default=" ".join(TOOLS), help="of these, those that are installed are measured")
     parser.add_argument("--folder", type=Path, default=MEMORY, help="where there is room; in memory, at best")
     given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and namespaces end with it
     tools = [tool for tool in given.tools.split() if tool in ("sync", "get") or shutil.which(tool)]
     conditions: Sequence[Condition] = CONDITIONS
     if given.rtt is not None:
