@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 
 # Invoke has Python keep nothing that it compiles, so that every run would compile the package anew, for 0.13 s.
 sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
-# Loading the libraries makes 40,000 objects and no garbage: Python would look through them 100 times, for 20 ms, and at
-# its end once more, for 30.
+# Loading the libraries makes 40,000 objects and no garbage: looking through them takes 20 ms, and at the end 30 more.
 gc.set_threshold(100_000)
 atexit.register(gc.freeze)
+# numpy's OpenBLAS starts a thread a core, which spins for 80 ms of it; here rows are copied, and few are multiplied.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 sys.excepthook = hook
 
 HELP = {
@@ -274,10 +275,9 @@ def demo(
     """Bring up two SSH clusters on this machine and run the whole job against them."""
     with session(c, locals()) as s:
         from embmerge import demo as show
-        from embmerge.settings import expanded
 
         _refuse_dry(c)
-        place = expanded(folder)
+        place = _place(folder) or Path()
         show.run(place, rows, dim, keep_running=keep_running, say=s.console.say, stop=s.stop, quiet=json or quiet)
 
 
