@@ -288,7 +288,7 @@ def _fleet(s: Session) -> "AbstractContextManager[Fleet]":
 
 
 def _look(s: Session, fleet: "Fleet", wait: str | None, *, merging: bool) -> "dict[str, ShardHeader]":
-    from embmerge.remote.fleet import counting
+    from embmerge.remote.terms import counting
     from embmerge.remote.waiting import minutes, survey_when_done
 
     s.console.expect([cluster.name for cluster in fleet.clusters])

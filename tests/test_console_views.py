@@ -13,8 +13,9 @@ from embmerge.picklevalues import Array, Dtype
 from embmerge.quality import NormFigures
 from embmerge.remote.files import RemoteFile
 from embmerge.remote.ladder import DoctorResult, Rung
-from embmerge.remote.survey import ClusterSurvey, Finding, Terms, judge
+from embmerge.remote.survey import ClusterSurvey, Finding, judge
 from embmerge.remote.syncresult import ClusterResult, SyncResult
+from embmerge.remote.terms import Terms
 from embmerge.shard import ShardHeader
 
 MB = 1 << 20

@@ -14,7 +14,8 @@ import pytest
 from embmerge.demo.server import Home
 from embmerge.errors import ConnectError, ConnectionLost, Interrupted, LocalDataError, LoginError, RemoteDataError
 from embmerge.events import ClusterDone, ClusterFailed, ShardInspected, ShardsFound
-from embmerge.remote.survey import Terms, survey
+from embmerge.remote.survey import survey
+from embmerge.remote.terms import Terms
 from tests.relay import Relay
 from tests.servers import Login, embedded, free_port
 from tests.shards import make_shard, rows_of

@@ -13,7 +13,7 @@ from embmerge.demo.server import Accounts, Server
 from embmerge.errors import Interrupted
 from embmerge.remote.cluster import Cluster
 from embmerge.remote.credentials import load_credentials
-from embmerge.remote.survey import Terms
+from embmerge.remote.terms import Terms
 from embmerge.remote.waiting import FIRST_PAUSE, GROWTH, survey_when_done
 from embmerge.settings import Settings
 

@@ -24,7 +24,8 @@ from embmerge.remote.climb import Climb, Reached, missing
 from embmerge.remote.credentials import configured
 from embmerge.remote.ladder import Broken, DoctorResult, Ladder
 from embmerge.remote.login import Ask
-from embmerge.remote.survey import Terms, survey
+from embmerge.remote.survey import survey
+from embmerge.remote.terms import Terms
 from embmerge.settings import Settings
 
 _ARTICLE = 300  # bytes that title, id and url of an article take in the merged file

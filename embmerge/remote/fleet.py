@@ -1,20 +1,15 @@
-"""The clusters that a task asks, and what a merge would ask of them."""
+"""The clusters that a task asks."""
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
 
-from embmerge.errors import LocalDataError
 from embmerge.events import Observer
-from embmerge.remote import manifest
 from embmerge.remote.cluster import Cluster
 from embmerge.remote.credentials import configured, load_credentials
 from embmerge.remote.login import Ask
-from embmerge.remote.survey import Terms
 from embmerge.settings import Settings
-from embmerge.shard import ShardHeader, local_shards, read_header
 
 
 @dataclass(frozen=True)
@@ -40,59 +35,3 @@ def fleet(settings: Settings, *, observer: Observer, stop: threading.Event, ask:
     finally:
         for cluster in clusters:
             cluster.close()
-
-
-def terms(settings: Settings, others: tuple[str, ...], *, merging: bool, named: bool = False) -> Terms:
-    """What a merge of the fleet's shards would ask for.
-
-    `merging`: a merge is to follow. Then there must be an articles file, and what the folder holds of the clusters that
-    are not asked counts. Otherwise the articles are counted if they are here, or must be if they were `named`. Raises
-    `LocalDataError`.
-    """
-    articles = expected = settings.expected_articles
-    if merging or named or settings.articles.exists():
-        from embmerge.articles import count_articles  # noqa: PLC0415  needs numpy, as nothing else here does
-
-        articles = count_articles(settings.articles)
-        if expected is not None and articles != expected:
-            raise LocalDataError(
-                f"{settings.articles} holds {articles:,} articles, but {expected:,} are expected",
-                hint="name another file with --articles, or set `expected_articles` in invoke.yaml",
-            )
-    local = _local(settings, others) if merging and others else ()
-    return Terms(
-        articles=articles,
-        max_extra_rows=settings.max_extra_rows,
-        any_dtype=settings.dtype is not None,
-        others=() if merging else others,
-        local=local,
-    )
-
-
-def counting(settings: Settings, others: tuple[str, ...], *, merging: bool, named: bool = False) -> Callable[[], Terms]:
-    """How to find the `terms`, which takes seconds; once they are found, they are at hand.
-
-    Raises `LocalDataError` at once if there is no articles file, or what is there is none.
-    """
-    if merging or named or settings.articles.exists():
-        from embmerge.articles import first_article  # noqa: PLC0415  as above
-
-        first_article(settings.articles)
-    return cache(partial(terms, settings, others, merging=merging, named=named))
-
-
-def _local(settings: Settings, others: tuple[str, ...]) -> tuple[ShardHeader, ...]:
-    """The headers of the shards that are here and may be from `others`; of one that has none the merge will speak.
-
-    What came from a cluster that is asked, and is not there any more, fills no gap.
-    """
-    known = manifest.read(settings.embeddings).shards
-    headers, paths = [], []
-    with suppress(LocalDataError):  # no folder yet
-        paths = local_shards(settings.embeddings)
-    for path in paths:
-        cluster = known[path.name].cluster if path.name in known else None
-        if cluster is None or cluster in others:
-            with suppress(LocalDataError, OSError), path.open("rb") as file:
-                headers.append(read_header(file, path.stat().st_size, path.name, cluster=cluster))
-    return tuple(headers)

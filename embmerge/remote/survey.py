@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from shlex import quote
 from typing import Literal
@@ -13,6 +13,7 @@ from embmerge.events import ClusterDone, ClusterFailed, Observer, ShardInspected
 from embmerge.plaintext import printable
 from embmerge.remote.cluster import Cluster
 from embmerge.remote.files import RemoteFile, no_shards
+from embmerge.remote.terms import Terms
 from embmerge.remote.together import together
 from embmerge.shard import ShardHeader
 
@@ -75,21 +76,6 @@ class Survey:
         """All headers, by shard name."""
         found = (finding.header for cluster in self.clusters for finding in cluster.findings)
         return {header.name: header for header in found if header}
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What a merge would ask for.
-
-    `articles`: how many rows there must be, if known; `max_extra_rows` more are left out. `any_dtype`: the merge
-    converts. `others`: configured clusters that are not asked. `local`: shards that are here already and stay.
-    """
-
-    articles: int | None = None
-    max_extra_rows: int = 10
-    any_dtype: bool = False
-    others: tuple[str, ...] = ()
-    local: tuple[ShardHeader, ...] = field(default=(), repr=False)
 
 
 def survey(

@@ -17,7 +17,8 @@ from embmerge.events import ClusterFailed, Event, Observer, Waiting, Warned, ign
 from embmerge.plaintext import printable
 from embmerge.remote.cluster import Cluster
 from embmerge.remote.files import CHECKPOINT_NAME, RemoteFile
-from embmerge.remote.survey import Survey, Terms, survey
+from embmerge.remote.survey import Survey, survey
+from embmerge.remote.terms import Terms
 from embmerge.shard import ShardHeader
 
 FIRST_PAUSE = 10.0  # seconds: a shard that is just being finished is noticed soon,
