@@ -6,7 +6,7 @@ import pytest
 
 from embmerge.errors import RemoteDataError
 from embmerge.remote.files import RemoteFile
-from embmerge.remote.partial import Kept
+from embmerge.remote.kept import Kept
 from embmerge.remote.plan import left_over, plan, refuse_clashes, stale
 
 

@@ -12,7 +12,8 @@ from embmerge.events import ShardFailed, ShardProgress, ShardStarted
 from embmerge.remote import work as work_module
 from embmerge.remote.digest import Digest
 from embmerge.remote.files import RemoteFile, RemoteStat
-from embmerge.remote.partial import Partial, begin, left_behind
+from embmerge.remote.kept import left_behind
+from embmerge.remote.partial import Partial, begin
 from embmerge.remote.verification import Expected, finish_all
 from embmerge.remote.work import AT_ONCE, LONGEST, Download, Work
 

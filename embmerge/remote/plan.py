@@ -8,7 +8,7 @@ from typing import Literal
 from embmerge.errors import LocalDataError, RemoteDataError
 from embmerge.plaintext import printable
 from embmerge.remote.files import RemoteFile
-from embmerge.remote.partial import Kept
+from embmerge.remote.kept import Kept
 
 
 @dataclass(frozen=True)

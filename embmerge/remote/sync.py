@@ -30,8 +30,8 @@ from embmerge.remote import manifest
 from embmerge.remote.cluster import Cluster
 from embmerge.remote.files import RemoteFile, no_shards
 from embmerge.remote.gate import Gate
+from embmerge.remote.kept import Kept, left_behind, sweep, tidy
 from embmerge.remote.pace import Pace
-from embmerge.remote.partial import Kept, left_behind, sweep, tidy
 from embmerge.remote.plan import Step, left_over, local_files, plan, refuse_clashes, resumed, stale
 from embmerge.remote.syncresult import ClusterResult, SyncResult
 from embmerge.remote.together import together

@@ -16,7 +16,8 @@ from embmerge.errors import EmbmergeError, RemoteChanged
 from embmerge.events import Observer, ShardFailed, ShardFetched, ShardProgress, ShardStarted, ignore
 from embmerge.remote.digest import STEP, Digest
 from embmerge.remote.files import RemoteFile, RemoteStat
-from embmerge.remote.partial import Kept, Partial, begin
+from embmerge.remote.kept import Kept
+from embmerge.remote.partial import Partial, begin
 
 LONGEST = 4 << 20  # of a stretch: long enough for the server's disk to read in one go,
 SHORTEST = 256 << 10  # shorter near the end, so that all connections are done at the same time
