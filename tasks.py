@@ -321,7 +321,6 @@ def _merge(s: Session) -> None:
     from embmerge.shard import local_shards
 
     settings = s.settings
-    clusters = {name: entry.cluster for name, entry in manifest.read(settings.embeddings).shards.items()}
     done = run(
         local_shards(settings.embeddings),
         settings.articles,
@@ -329,7 +328,7 @@ def _merge(s: Session) -> None:
         expected_articles=settings.expected_articles,
         max_extra_rows=settings.max_extra_rows,
         dtype=settings.dtype,
-        clusters=clusters,
+        origins=manifest.origins(settings.embeddings),
         observer=s.console,
     )
     s.console.show(done)

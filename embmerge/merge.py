@@ -39,7 +39,7 @@ from embmerge.mergeplan import Plan, Source, check_unchanged, counted, judge, re
 from embmerge.pages import placed
 from embmerge.plaintext import printable
 from embmerge.quality import NormFigures, Quality
-from embmerge.shard import ShardHeader, readable
+from embmerge.shard import Origin, ShardHeader, readable
 from embmerge.shardrows import addressable, read_rows
 
 _BLOCK = 2 << 20  # bytes of rows in memory at once; larger ones are new pages from the system each time
@@ -75,7 +75,7 @@ def merge(
     expected_articles: int | None = None,
     max_extra_rows: int = 10,
     dtype: str | None = None,
-    clusters: Mapping[str, str] | None = None,
+    origins: Mapping[str, Origin] | None = None,
     observer: Observer = ignore,
 ) -> MergeResult:
     """Merge `shards` into `output`, one row an article of the file `articles`, in row order.
@@ -83,14 +83,14 @@ def merge(
     The suffix of `output` picks the format (`embmerge.mergedfile.SUFFIXES`); an existing file, or that which a link
     leads to, is replaced only when the new one is complete. `expected_articles`: another number of articles is an
     error. `max_extra_rows`: so many rows after the last article are left out, more are an error. `dtype` ('float16',
-    'float32' or 'float64') converts; without it all shards must have the same. `clusters` says which cluster a shard's
-    file name came from. `observer` is told what happens (`embmerge.events`). Peak memory is some 80 MB (95 for
-    Fortran's order), and 0.3 KB an article.
+    'float32' or 'float64') converts; without it all shards must have the same. `origins` has what is known of where
+    a shard of that file name came from, and of its sha256. `observer` is told what happens (`embmerge.events`). Peak
+    memory is some 80 MB (95 for Fortran's order), and 0.3 KB an article.
 
     Raises `LocalDataError` (shards that do not fit together, articles, NaN or Inf), `ShardError` (a shard that cannot
-    be read), `DiskError` (full, not writable), `UsageError` (an unknown suffix or dtype, an `output` that is one of the
-    inputs, or holds a list, or has a shard's name, a `SOURCE_DATE_EPOCH` that is no time). A KeyboardInterrupt leaves
-    nothing.
+    be read, or has another sha256), `DiskError` (full, not writable), `UsageError` (an unknown suffix or dtype, an
+    `output` that is one of the inputs, or holds a list, or has a shard's name, a `SOURCE_DATE_EPOCH` that is no time).
+    A KeyboardInterrupt leaves nothing.
     """
     began = time.monotonic()
     _check_apart(output, (articles, *shards))
@@ -101,7 +101,7 @@ def merge(
     observer(MergeStarted(len(shards)))
     with _working() as (pool, stop):
         reading = pool.submit(read_articles, articles, stop=stop)
-        sources = read_sources(shards, clusters or {}, observer)
+        sources = read_sources(shards, origins or {}, observer)
         coverage = judge([source.header for source in sources], any_dtype=dtype is not None, observer=observer)
         target = np.dtype(dtype or coverage.shards[0].dtype.name)
         plan = Plan(sorted(sources, key=lambda s: s.header.start), coverage, target, expected_articles, max_extra_rows)
@@ -120,8 +120,8 @@ def merge(
                 _chunk(source, part, hashing[source.path].result())
                 for source, part in zip(plan.sources, qualities, strict=True)
             ]
-            for source in plan.sources:
-                check_unchanged(source)
+            for source, chunk in zip(plan.sources, chunks, strict=True):
+                check_unchanged(source, chunk["sha256"])
             writer.finish(found, _metadata(plan, len(found), timestamp, figures, chunks))
     nbytes = output.stat().st_size
     observer(Saved(output, len(found), nbytes))

@@ -14,7 +14,7 @@ from embmerge.coverage import Coverage, check_coverage
 from embmerge.errors import LocalDataError, ShardError
 from embmerge.events import ArticlesRead, Observer, RangesVerified, ShardLoaded
 from embmerge.plaintext import printable
-from embmerge.shard import ShardHeader, read_header, readable
+from embmerge.shard import Origin, ShardHeader, read_header, readable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +27,7 @@ class Source:
     path: Path
     header: ShardHeader
     seen: tuple[int, int, int]  # size, time of last change (ns), inode
+    sha256: str | None = None  # when it came, if that must still hold
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class Plan:
         return max(0, self.coverage.rows - self.max_extra_rows)
 
 
-def read_sources(paths: Sequence[Path], clusters: Mapping[str, str], observer: Observer) -> list[Source]:
-    """All shards with their headers, in the order of `paths`; `clusters` has the cluster of a file name.
+def read_sources(paths: Sequence[Path], origins: Mapping[str, Origin], observer: Observer) -> list[Source]:
+    """All shards with their headers, in the order of `paths`; `origins` are those of file names.
 
     Raises one `ShardError` that names every shard without a header, and `LocalDataError` if there are no shards.
     """
@@ -65,14 +66,15 @@ def read_sources(paths: Sequence[Path], clusters: Mapping[str, str], observer: O
         if path.exists() and not path.is_file():  # a pipe would be waited for
             problems.append(ShardError(f"cannot read {path}: it is no regular file", hint="move it away"))
             continue
+        origin = origins.get(path.name)
         try:
             with readable(path), path.open("rb") as file:
                 seen = _identity(file)
-                header = read_header(file, seen[0], path.name, cluster=clusters.get(path.name))
+                header = read_header(file, seen[0], path.name, cluster=origin.cluster if origin else None)
         except ShardError as error:
             problems.append(error)
             continue
-        shards.append(Source(path, header, seen))
+        shards.append(Source(path, header, seen, origin.sha256 if origin else None))
         observer(ShardLoaded(header.name, index, len(paths), header.rows, header.dim))
     if len(problems) == 1:
         raise problems[0]
@@ -128,8 +130,8 @@ def _identity(file: BinaryIO) -> tuple[int, int, int]:
     return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
-def check_unchanged(source: Source) -> None:
-    """Raise `ShardError` unless the shard is the file that the plan was made with."""
+def check_unchanged(source: Source, sha256: str) -> None:
+    """Raise `ShardError` unless the shard, which has this `sha256`, is the file of the plan, and as it came."""
     try:
         with source.path.open("rb") as file:
             same = _identity(file) == source.seen
@@ -138,4 +140,10 @@ def check_unchanged(source: Source) -> None:
     if not same:
         raise ShardError(
             f"{printable(source.header.name)} changed while it was read", hint="wait for the sync to end, merge again"
+        )
+    if source.sha256 not in {None, sha256}:
+        whose = f"{printable(source.header.name)} is not what came from {source.header.cluster}"
+        raise ShardError(
+            f"{whose}: by its sha256, bytes of it have changed on this disk",
+            hint="is the disk failing? move the file away, then run invoke sync, which fetches it again",
         )

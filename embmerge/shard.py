@@ -51,6 +51,14 @@ class ShardHeader:
     cluster: str | None = None
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a shard came from: its configured cluster, and the sha256 that it must still have, if that is known."""
+
+    cluster: str
+    sha256: str | None = None
+
+
 def local_shards(directory: Path) -> list[Path]:
     """The regular files in `directory` whose names are shards', in order of cluster and GPU.
 

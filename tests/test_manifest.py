@@ -9,6 +9,7 @@ import pytest
 
 from embmerge.remote import manifest
 from embmerge.remote.manifest import Entry, Manifest
+from embmerge.shard import Origin
 
 ENTRY = Entry("a", "/out/x.pkl", 5, 6, "ab" * 32, (0, 10), "2026-01-01T12:00:00+00:00")
 
@@ -121,3 +122,12 @@ def test_whoever_reads_the_old_manifest_goes_on_reading_it(tmp_path):
     with (tmp_path / manifest.NAME).open("rb") as held:
         manifest.record(tmp_path, rates={"a": 1.0})
         assert held.read() == b"{}"
+
+
+def test_a_shard_has_the_sha256_it_came_with_if_it_looks_as_it_did_then(tmp_path):
+    for name, nbytes, mtime in (("same", 5, 6), ("longer", 6, 6), ("later", 5, 7)):
+        (tmp_path / name).write_bytes(bytes(nbytes))
+        os.utime(tmp_path / name, (mtime, mtime))
+    manifest.record(tmp_path, shards=dict.fromkeys(("same", "longer", "later", "gone"), ENTRY))
+    known, unknown = Origin("a", ENTRY.sha256), Origin("a")
+    assert manifest.origins(tmp_path) == {"same": known, "longer": unknown, "later": unknown, "gone": unknown}

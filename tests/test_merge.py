@@ -21,6 +21,7 @@ from embmerge.articles import read_articles
 from embmerge.errors import DiskError, LocalDataError, ShardError, UsageError
 from embmerge.merge import merge
 from embmerge.mergedfile import open_merged
+from embmerge.shard import Origin
 from tests.disktrace import DiskTrace
 from tests.shards import articles_of, make_articles, make_dataset, make_shard, make_shards, rows_of
 
@@ -53,6 +54,16 @@ def test_the_merged_file_is_what_the_naive_way_makes(tmp_path):
     assert (merged["total_articles"], merged["embedding_dim"], merged["shape"]) == (500, 24, (500, 24))
     assert merged["model"] == "all-tests-v1"
     assert (result.articles, result.extra_rows, result.shards, result.dim) == (500, 10, 8, 24)
+
+
+def test_a_shard_whose_bytes_have_changed_since_it_came_is_not_merged(tmp_path):
+    shards, articles, _ = make_dataset(tmp_path)
+    right = {path.name: Origin("a", hashlib.sha256(path.read_bytes()).hexdigest()) for path in shards}
+    merge(shards, articles, tmp_path / "m.pkl", origins=right)
+    wrong = right | {shards[1].name: Origin("a", "0" * 64)}
+    error = refused(tmp_path, shards, articles, ShardError, "n.pkl", origins=wrong)
+    assert error.message.startswith(f"{shards[1].name} is not what came from a")
+    assert "invoke sync" in error.hint
 
 
 def test_everything_besides_the_array_is_plain_python(tmp_path):
@@ -89,7 +100,7 @@ def test_the_figures_are_those_of_numpy(tmp_path):
 
 def test_every_source_is_told_with_its_sum_and_cluster(tmp_path):
     shards, articles, _ = make_dataset(tmp_path, 100, 6, 4)
-    merged = load(merge(shards, articles, tmp_path / "m.pkl", clusters={shards[0].name: "tensor01"}).output)
+    merged = load(merge(shards, articles, tmp_path / "m.pkl", origins={shards[0].name: Origin("tensor01")}).output)
     chunks = merged["chunk_info"]
     assert [(c["start_index"], c["end_index"]) for c in chunks] == [(0, 25), (25, 50), (50, 75), (75, 100)]
     assert [(c["cluster_id"], c["gpu_id"]) for c in chunks] == [(1, 0), (1, 1), (2, 0), (2, 1)]
@@ -425,8 +436,8 @@ def test_nan_and_inf_name_shard_cluster_and_rows(tmp_path, bad):
     rows = rows_of(100, 6)
     rows[[31, 40, 77], 2] = bad
     shards = make_shards(tmp_path / "embeddings", rows)
-    clusters = {shards[1].name: "tensor01"}
-    error = refused(tmp_path, shards, make_articles(tmp_path / "a.pkl", 100), clusters=clusters)
+    origins = {shards[1].name: Origin("tensor01")}
+    error = refused(tmp_path, shards, make_articles(tmp_path / "a.pkl", 100), origins=origins)
     assert f"{shards[1].name} (tensor01): 2 rows, the first are 31, 40" in error.message
     assert f"{shards[3].name} (cluster 2): 1 row, the first is 77" in error.message
 

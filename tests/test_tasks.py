@@ -136,6 +136,18 @@ def test_full_takes_no_shard_with_another_header_than_was_looked_at(tmp_path):
     assert "another header than verify-remote saw" in ran.stderr
 
 
+def test_a_shard_that_was_damaged_after_its_download_is_not_merged(place, done, tmp_path):
+    shutil.copytree(place / "embeddings", tmp_path / "embeddings")
+    shard = tmp_path / "embeddings" / "cluster1_gpu0.pkl"
+    data, facts = bytearray(shard.read_bytes()), shard.stat()
+    data[-200] ^= 1
+    shard.write_bytes(data)
+    os.utime(shard, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    ran = invoke(place, "merge", "--embeddings", str(tmp_path / "embeddings"), "--output", str(tmp_path / "m.pkl"))
+    assert (ran.returncode, "cluster1_gpu0.pkl" in ran.stderr) == (5, True)
+    assert not (tmp_path / "m.pkl").exists()
+
+
 def test_a_sync_with_checksum_fetches_what_differs(place):
     invoke(place, "sync", "--cluster", "tensor01", "--embeddings", "damaged")
     shard = place / "damaged/cluster1_gpu0.pkl"

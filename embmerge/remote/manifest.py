@@ -22,6 +22,7 @@ from msgspec import Meta
 
 from embmerge import atomic
 from embmerge.remote.credentials import CLUSTER_NAME
+from embmerge.shard import Origin
 
 NAME = "manifest.json"
 _VERSION = 1
@@ -74,6 +75,14 @@ def read(directory: Path) -> Manifest:
     return Manifest(dict(_understood(raw.shards, Entry)), dict(_understood(raw.rates, _Rate)))
 
 
+def origins(directory: Path) -> dict[str, Origin]:
+    """Where each shard came from, by file name, with its sha256 if size and mtime are those that it came with."""
+    return {
+        name: Origin(entry.cluster, entry.sha256 if _is_unchanged(directory / name, entry) else None)
+        for name, entry in read(directory).shards.items()
+    }
+
+
 def _understood(values: Mapping[str, msgspec.Raw], kind: Any) -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         with suppress(msgspec.MsgspecError, UnicodeError, RecursionError):
@@ -94,6 +103,13 @@ def record(
             "shards": {name: asdict(entry) for name, entry in sorted({**entries, **(shards or {})}.items())},
         }
         atomic.write_bytes(directory / NAME, json.dumps(document, indent=1).encode() + b"\n")
+
+
+def _is_unchanged(path: Path, entry: Entry) -> bool:
+    with suppress(OSError, ValueError):
+        facts = path.stat()
+        return (facts.st_size, int(facts.st_mtime)) == (entry.size, entry.mtime)
+    return False
 
 
 def _is_here(path: Path) -> bool:
