@@ -11,8 +11,8 @@ from embmerge.atomic import need, same_file
 from embmerge.errors import LocalDataError, UsageError
 from embmerge.events import Observer, RowsWritten, Saved, Saving, ignore
 from embmerge.mergedfile import Merged, check_output, open_merged, open_writer, readable, room_needed
-from embmerge.mergedfile.rawrows import blocks
-from embmerge.quality import Quality, unlike
+from embmerge.mergedfile.rawrows import blocks, checksum
+from embmerge.quality import CHECKSUM, Quality, unlike
 
 _DAMAGED = "it has been damaged since: take a copy of it, or merge the shards again"
 
@@ -38,7 +38,8 @@ def convert(path: Path, output: Path, *, observer: Observer = ignore) -> Convert
     does not grow with the number of rows.
 
     Raises `UsageError` (both are the same file, or an `output` that merge would refuse), `LocalDataError` (no merged
-    file, or a damaged one: its norms must be those of its `quality_metrics`), `DiskError` (full or not writable).
+    file, or a damaged one: norms and checksum must be those of its `quality_metrics`), `DiskError` (full or not
+    writable).
     """
     began = time.monotonic()
     output = check_output(output)
@@ -49,14 +50,18 @@ def convert(path: Path, output: Path, *, observer: Observer = ignore) -> Convert
         row_nbytes = dim * merged.dtype.itemsize
         need(output.parent, room_needed(output, rows, row_nbytes))
         with open_writer(output, rows, dim, merged.dtype) as writer:
-            quality = Quality()
+            quality, found = Quality(), 0
             for start, stop in blocks(rows, row_nbytes):
                 with readable(path):
                     block = merged.rows(start, stop)
                 quality.add(block, start)
+                found = checksum(block, found)
                 writer.write(block)
                 observer(RowsWritten(stop, rows))
-            _check(quality, merged.metadata["quality_metrics"], path)
+            metrics = merged.metadata["quality_metrics"]
+            _check(quality, found, metrics, path)
+            if CHECKSUM in metrics:
+                metrics[CHECKSUM] = writer.checksum  # another one if the order of bytes is
             observer(Saving(output))
             writer.finish(_articles(merged), merged.metadata)
     nbytes = output.stat().st_size
@@ -64,10 +69,10 @@ def convert(path: Path, output: Path, *, observer: Observer = ignore) -> Convert
     return ConvertResult(path, output, rows, dim, str(merged.dtype), nbytes, time.monotonic() - began)
 
 
-def _check(quality: Quality, merged: Mapping[str, Any], path: Path) -> None:
+def _check(quality: Quality, found: int, merged: Mapping[str, Any], path: Path) -> None:
     """Raise `LocalDataError` if the rows are not what their merge says of them."""
     bad = quality.bad_rows and not (merged.get("has_nan") or merged.get("has_inf"))
-    odd = f"NaN or Inf in row {quality.first_bad[0]:,}" if bad else unlike(quality.figures(), merged)
+    odd = f"NaN or Inf in row {quality.first_bad[0]:,}" if bad else unlike(quality.figures(), found, merged)
     if odd:
         raise LocalDataError(f"the rows of {path} are not those that were merged: {odd}", hint=_DAMAGED)
 

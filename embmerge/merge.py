@@ -38,7 +38,7 @@ from embmerge.mergedfile import Writer, check_output, open_writer, room_needed
 from embmerge.mergeplan import Plan, Source, check_unchanged, counted, judge, read_sources
 from embmerge.pages import placed
 from embmerge.plaintext import printable
-from embmerge.quality import NormFigures, Quality
+from embmerge.quality import CHECKSUM, NormFigures, Quality
 from embmerge.shard import Origin, ShardHeader, readable
 from embmerge.shardrows import addressable, read_rows
 
@@ -122,7 +122,7 @@ def merge(
             ]
             for source, chunk in zip(plan.sources, chunks, strict=True):
                 check_unchanged(source, chunk["sha256"])
-            writer.finish(found, _metadata(plan, len(found), timestamp, figures, chunks))
+            writer.finish(found, _metadata(plan, len(found), timestamp, figures, writer.checksum, chunks))
     nbytes = output.stat().st_size
     observer(Saved(output, len(found), nbytes))
     return MergeResult(
@@ -251,7 +251,7 @@ def _chunk(source: Source, quality: Quality, sha256: str) -> dict[str, Any]:
 
 
 def _metadata(
-    plan: Plan, articles: int, timestamp: str, figures: NormFigures, chunks: list[dict[str, Any]]
+    plan: Plan, articles: int, timestamp: str, figures: NormFigures, checksum: int, chunks: list[dict[str, Any]]
 ) -> dict[str, Any]:
     models = [source.header.model for source in plan.sources if source.header.model is not None]
     shape = (articles, plan.dim)
@@ -271,6 +271,7 @@ def _metadata(
             "has_nan": False,
             "has_inf": False,
             "zero_rows": figures.zero_rows,
+            CHECKSUM: checksum,
         },
         "chunk_info": chunks,
     }

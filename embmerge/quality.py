@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+CHECKSUM = "rows_checksum"  # among the `quality_metrics`: what `mergedfile.rawrows.checksum` says of all rows
 _COMPARED = ("mean_norm", "min_norm", "max_norm")
 # what another processor's sums may differ by; float16 was once measured before it was rounded
 _ROUNDING = {"float16": 1e-3}
@@ -91,17 +92,19 @@ class Quality:
         self.greatest = max(self.greatest, other.greatest)
 
 
-def unlike(now: Any, merged: Mapping[str, Any]) -> str:
-    """How the norms of rows (`NormFigures`, or what has its names) differ from the `quality_metrics` of their merge.
+def unlike(now: Any, checksum: int, merged: Mapping[str, Any]) -> str:
+    """How rows differ from what the `quality_metrics` of their merge say; '' if they do not.
 
-    '' if they do not: then the rows have not been damaged since, unless it is too little to see.
+    `now` are their norms (`NormFigures`, or what has its names). Files from before there was a checksum are known by
+    their norms alone.
     """
     rounding = _ROUNDING.get(str(merged.get("dtype")), _USUAL_ROUNDING)
     for name in _COMPARED:
         was, value = merged.get(name), getattr(now, name)
         if isinstance(was, float) and math.isfinite(was) and not math.isclose(was, value, rel_tol=rounding):
             return f"their {name.replace('_norm', '')} norm is {value:.6g}, and was {was:.6g}"
-    return ""
+    was = merged.get(CHECKSUM, checksum)
+    return f"their checksum is {checksum:08x}, and was {was:08x}" if type(was) is int and was != checksum else ""
 
 
 def row_norms(rows: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

@@ -285,3 +285,17 @@ def test_an_output_folder_that_is_a_file_is_a_disk_error(tmp_path, there):
     (tmp_path / "file").touch()
     with pytest.raises(DiskError, match="file"):
         convert(path, tmp_path / "file" / f"b{there}")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_rows_that_were_swapped_since_the_merge_are_not_passed_on(tmp_path, suffix):
+    shards, articles, rows = make_dataset(tmp_path, 3000, 64)
+    path = merge(shards, articles, tmp_path / f"m{suffix}").output
+    other = tmp_path / f"other{'.npy' if suffix == '.pkl' else '.pkl'}"
+    convert(path, other)
+    one, two = rows[1500].tobytes(), rows[1501].tobytes()
+    data = path.read_bytes()
+    assert data.count(one + two) == 1
+    path.write_bytes(data.replace(one + two, two + one))
+    with pytest.raises(LocalDataError, match="not those that were merged: their checksum is"):
+        convert(path, other)

@@ -11,10 +11,12 @@ import pytest
 
 from embmerge.errors import DiskError, LocalDataError, UsageError
 from embmerge.events import RowsMeasured
+from embmerge.merge import merge
 from embmerge.mergedfile import open_writer
 from embmerge.report import _check_width, examine, figures, report
 from embmerge.report.findings import Finding, judge, verdict
 from tests.mergedsets import articles_of, damage, metadata_of, write_set
+from tests.shards import make_dataset
 
 ROWS, DIM, SHARDS = 1200, 24, 6
 METADATA = {"quality_metrics": {}, "chunk_info": []}  # as far as findings look at it
@@ -197,6 +199,28 @@ def test_an_odd_shard_stands_out_by_its_norms(tmp_path):
     rows = rows_of()
     rows[400:600] *= 1.5
     assert "is unlike the others: its median norm" in texts(examine(merged(tmp_path, rows)), "warning")
+
+
+def test_a_shard_of_extra_rows_alone_is_no_odd_one(tmp_path):
+    rows = rows_of()
+    metadata = metadata_of(rows, 6)
+    metadata["chunk_info"].append(metadata["chunk_info"][-1] | {"start_index": len(rows), "end_index": len(rows) + 9})
+    assert "is unlike the others" not in texts(examine(write_set(tmp_path / "m.pkl", rows, metadata=metadata)))
+
+
+@pytest.mark.parametrize("change", ["a sign", "the order"])
+def test_rows_that_are_not_those_that_were_merged_are_known_though_their_norms_are(tmp_path, change):
+    shards, articles, rows = make_dataset(tmp_path)
+    path = merge(shards, articles, tmp_path / "m.pkl").output
+    assert examine(path).ok
+    data, at = bytearray(path.read_bytes()), path.read_bytes().index(rows.tobytes())
+    if change == "a sign":
+        data[at + 3] ^= 0x80
+    else:
+        width = rows.strides[0]
+        data[at : at + 2 * width] = data[at + width : at + 2 * width] + data[at : at + width]
+    path.write_bytes(data)
+    assert "the rows are not those that were merged: their checksum is" in texts(examine(path), "error")
 
 
 def test_where_one_shard_is_odd_the_others_do_not_disagree(tmp_path):

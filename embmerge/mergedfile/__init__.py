@@ -36,6 +36,10 @@ class Writer(Protocol):
     def write(self, rows: npt.NDArray[Any]) -> None:
         """Append `rows`, (n, dim) of the file's dtype, in row order."""
 
+    @property
+    def checksum(self) -> int:
+        """Of the rows so far, as `rawrows.checksum` has it."""
+
     def finish(self, articles: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]) -> None:
         """Complete the file, sync it, read it back; `DiskError` if the disk holds something else than was written."""
 

@@ -29,7 +29,8 @@ _TAKEN = {"embeddings", "articles", "files", "ARROW:schema"}  # what one format 
 _ID, _URL = {int, str, type(None)}, {str, type(None)}
 _KINDS = (  # of what merge writes, in metadata, quality_metrics and chunk_info; any of it may be missing
     ((*_TEXTS, "dtype", "filepath", "cluster", "sha256"), {str, type(None)}),
-    (("cluster_id", "gpu_id", "start_index", "end_index", "nbytes", "mtime", "zero_rows"), {int, type(None)}),
+    (("cluster_id", "gpu_id", "start_index", "end_index", "nbytes", "mtime"), {int, type(None)}),
+    (("zero_rows", "rows_checksum"), {int, type(None)}),
     (("min_norm", "max_norm", "mean_norm", "std_norm", "processing_time", "rate"), {int, float, type(None)}),
     (("has_nan", "has_inf"), {bool, type(None)}),
 )

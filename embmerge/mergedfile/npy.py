@@ -47,6 +47,11 @@ class NpyWriter:
         """Append rows."""
         self._rows.write(rows)
 
+    @property
+    def checksum(self) -> int:
+        """Of the rows so far."""
+        return self._rows.checksum
+
     def finish(self, articles: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]) -> None:
         """Fill in the header, write the side files, sync, and read it all back."""
         self._file.seek(0)

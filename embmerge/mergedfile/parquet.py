@@ -69,6 +69,11 @@ class ParquetWriter:
         """Append rows."""
         self._rows.write(rows)
 
+    @property
+    def checksum(self) -> int:
+        """Of the rows so far."""
+        return self._rows.checksum
+
     def finish(self, articles: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]) -> None:
         """Write rows and articles together, sync, and read it all back."""
         pa, pq = _pyarrow()

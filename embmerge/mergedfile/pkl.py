@@ -52,6 +52,11 @@ class PickleWriter:
         """Append rows."""
         self._rows.write(rows)
 
+    @property
+    def checksum(self) -> int:
+        """Of the rows so far."""
+        return self._rows.checksum
+
     def finish(self, articles: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]) -> None:
         """Append the metadata and the articles, fill in the number of rows, sync, and read it all back."""
         tail = _Tail(self._file)

@@ -50,6 +50,11 @@ class SafetensorsWriter:
         """Append rows."""
         self._rows.write(rows)
 
+    @property
+    def checksum(self) -> int:
+        """Of the rows so far."""
+        return self._rows.checksum
+
     def finish(self, articles: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]) -> None:
         """Append the articles, fill in the header, sync, and read it all back."""
         lines = Lines(self._file)

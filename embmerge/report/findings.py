@@ -47,7 +47,7 @@ def judge(
 
     s = statistics
     found = []
-    odd = "" if s.nan_count else unlike(s, metadata["quality_metrics"])  # which leave those rows out
+    odd = "" if s.nan_count else unlike(s, s.checksum, metadata["quality_metrics"])  # which leave those rows out
     if odd:
         found.append(Finding("error", f"the rows are not those that were merged: {odd}"))
     if s.nan_count:
@@ -105,17 +105,19 @@ def _of_shards(s: Statistics, shard: Callable[[int], str]) -> list[Finding]:
         more = f" (and {others} more such pair{'s' * (others > 1)})" if others else ""
         text = f"{shard(a)} and {shard(b)} hold nearly the same rows{more}: one shard was probably written twice"
         found.append(Finding("error", text))
-    odd = _odd_shards(s.shards)
+    some = [(number, each) for number, each in enumerate(s.shards) if each.start < each.end]  # not of extra rows alone
+    odd = _odd_shards(some)
     found += [Finding("warning", f"{shard(number)} is unlike the others: {why}") for number, why in odd]
-    camps = None if odd else _disagreement(s.shards)
+    camps = None if odd else _disagreement([each for _, each in some])
     if camps:
         found.append(Finding("warning", f"the shards disagree: {camps}; were all written by the same model?"))
     return found
 
 
-def _odd_shards(shards: Sequence[ShardFigures]) -> list[tuple[int, str]]:
+def _odd_shards(numbered: Sequence[tuple[int, ShardFigures]]) -> list[tuple[int, str]]:
     """(number, why) of shards whose norms or mean vector are unlike all others'; needs three to compare."""
     odd: dict[int, str] = {}
+    shards = [shard for _, shard in numbered]
     if len(shards) < 3:  # noqa: PLR2004  of two, nobody knows which is the odd one
         return []
     medians, halves = [shard.median_norm for shard in shards], [shard.middle_half for shard in shards]
@@ -126,7 +128,7 @@ def _odd_shards(shards: Sequence[ShardFigures]) -> list[tuple[int, str]]:
     ):
         middle = float(np.median(values))
         spread = max(MAD * float(np.median(np.abs(np.array(values) - middle))), least / 3, 1e-9)
-        for number, value in enumerate(values):
+        for (number, _), value in zip(numbered, values, strict=True):
             if abs(value - middle) > max(6 * spread, least):
                 odd.setdefault(number, f"its {what} is {value:.4g}, that of most shards {middle:.4g}")
     return sorted(odd.items())

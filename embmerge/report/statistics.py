@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from embmerge.events import Observer, RowsMeasured, ignore
 from embmerge.mergedfile import Merged
-from embmerge.mergedfile.rawrows import blocks
+from embmerge.mergedfile.rawrows import blocks, checksum
 from embmerge.quality import row_norms
 
 Floats = npt.NDArray[np.float64]
@@ -77,6 +77,7 @@ class Statistics:
 
     shape: tuple[int, int]
     dtype: str
+    checksum: int
     min_norm: float
     max_norm: float
     mean_norm: float
@@ -111,8 +112,10 @@ def measure(merged: Merged, ranges: Sequence[tuple[int, int]], *, observer: Obse
     probed = np.zeros((len(ranges), PROBES, dim), np.float32)
     sums = np.zeros((len(ranges), dim))
     weights = random.integers(1, 1 << 63, dim, dtype=np.uint64) | np.uint64(1)
+    found = 0
     for start, stop in blocks(rows, dim * 8, _BLOCK):
         block = merged.rows(start, stop)
+        found = checksum(block, found)
         prints[start:stop] = _fingerprints(block, weights)
         with np.errstate(over="ignore", invalid="ignore"):
             norms[start:stop] = row_norms(block)
@@ -135,6 +138,7 @@ def measure(merged: Merged, ranges: Sequence[tuple[int, int]], *, observer: Obse
     return Statistics(
         shape=merged.shape,
         dtype=merged.dtype.name,
+        checksum=found,
         min_norm=float(sound.min(initial=np.inf)) if len(sound) else 0.0,
         max_norm=float(sound.max(initial=0.0)),
         mean_norm=float(sound.mean()) if len(sound) else 0.0,
