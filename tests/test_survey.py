@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import asyncssh
@@ -16,6 +17,7 @@ from embmerge.errors import ConnectError, ConnectionLost, Interrupted, LocalData
 from embmerge.events import ClusterDone, ClusterFailed, ShardInspected, ShardsFound
 from embmerge.remote.survey import survey
 from embmerge.remote.terms import Terms
+from embmerge.shard import read_header
 from tests.relay import Relay
 from tests.servers import Login, embedded, free_port
 from tests.shards import make_shard, rows_of
@@ -177,7 +179,29 @@ def test_rows_that_disagree_with_the_range_are_told(fleet):
 
 def test_a_few_rows_more_than_articles_are_no_trouble_many_are(fleet):
     assert look(fleet, articles=150).ok
-    assert "11 rows more than there are articles (149)" in bad(fleet, articles=149).error.message
+    error = look(fleet, articles=149).error
+    assert isinstance(error, LocalDataError)
+    assert error.message == "11 rows more than there are articles (149)"
+    assert "at most 10 are left out" in error.hint
+
+
+def test_a_shard_that_is_here_and_on_its_cluster_no_more_is_in_the_way_of_those_with_its_rows(fleet, tmp_path):
+    path = put(tmp_path / "here", 0, 7, start=20)
+    with path.open("rb") as file:
+        here = replace(read_header(file, path.stat().st_size, path.name), cluster="a")
+    error = look(fleet, ours=(here,)).error
+    assert isinstance(error, LocalDataError)
+    assert "cluster0_gpu7.pkl is here, and not on a any more: rows of it are also in cluster0_gpu0.pkl" in error.message
+    fleet.servers["a"].stop()
+    assert "cluster0_gpu7" not in str(look(fleet, ours=(here,)).problems)
+
+
+@pytest.mark.parametrize(("name", "start"), [("cluster0_gpu0.pkl", 0), ("cluster0_gpu7.pkl", 4 * ROWS)])
+def test_a_shard_that_is_here_is_in_nobodys_way_if_it_is_fetched_anew_or_has_other_rows(fleet, tmp_path, name, start):
+    path = put(tmp_path / "here", 0, int(name[12]), start=start)
+    with path.open("rb") as file:
+        here = read_header(file, path.stat().st_size, path.name)
+    assert look(fleet, ours=(here,)).ok
 
 
 def test_a_checkpoint_is_no_shard(fleet):

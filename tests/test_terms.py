@@ -99,3 +99,8 @@ def test_a_first_merge_of_some_clusters_finds_nothing_here(wanted, tmp_path):
 def test_a_merge_that_converts_takes_any_dtype(wanted):
     assert wanted(dtype="float16").any_dtype
     assert not wanted().any_dtype
+
+
+def test_what_is_here_of_clusters_that_are_asked_is_looked_at_before_a_merge(wanted):
+    assert sum(header.rows for header in wanted(merging=True).ours) == 100
+    assert wanted(merging=False).ours == ()

@@ -8,7 +8,7 @@ from shlex import quote
 from typing import Literal
 
 from embmerge.coverage import Coverage, Disagreement, Gap, check_coverage
-from embmerge.errors import EmbmergeError, RemoteDataError, TruncatedShard
+from embmerge.errors import EmbmergeError, LocalDataError, RemoteDataError, TruncatedShard
 from embmerge.events import ClusterDone, ClusterFailed, Observer, ShardInspected, ShardsFound, ignore
 from embmerge.plaintext import printable
 from embmerge.remote.cluster import Cluster
@@ -172,10 +172,18 @@ def judge(surveys: Sequence[ClusterSurvey], terms: Terms) -> Survey:
     problems += [f"{each.cluster} holds no shard" for each in surveys if each.error and not each.unseen]
     problems += _clashes(surveys)
     problems += [str(problem) for problem in coverage.problems]
+    ours = _in_the_way(surveys, headers, terms.ours)
     if terms.articles is not None and coverage.end > terms.articles + terms.max_extra_rows:
         extra = coverage.end - terms.articles
-        problems.append(f"{extra:,} rows more than there are articles ({terms.articles:,})")
-    return Survey(tuple(surveys), coverage, terms.articles, tuple(problems), _error(surveys, coverage, problems))
+        ours.append(
+            LocalDataError(
+                f"{extra:,} rows more than there are articles ({terms.articles:,})",
+                hint=f"at most {terms.max_extra_rows:,} are left out: set `max_extra_rows`, or name another --articles",
+            )
+        )
+    error = _error(surveys, coverage, problems) or next(iter(ours), None)
+    problems += [each.message for each in ours]
+    return Survey(tuple(surveys), coverage, terms.articles, tuple(problems), error)
 
 
 def _odd(finding: Finding, why: str | None) -> Finding:
@@ -192,6 +200,24 @@ def _clashes(surveys: Sequence[ClusterSurvey]) -> list[str]:
             if other != each.cluster:
                 clashes.append(f"{finding.file.name} is offered by both {other} and {each.cluster}")
     return clashes
+
+
+def _in_the_way(
+    surveys: Sequence[ClusterSurvey], headers: Sequence[ShardHeader], ours: Sequence[ShardHeader]
+) -> list[LocalDataError]:
+    """Shards that are here, on their cluster no more, and hold rows that others have now: a merge would take both."""
+    unseen = {each.cluster for each in surveys if each.unseen}
+    names = {header.name for header in headers}
+    found = []
+    for here in ours:
+        if here.name in names or here.cluster in unseen:
+            continue
+        other = next((each for each in headers if each.start < here.end and here.start < each.end), None)
+        if other:
+            whose = f", and not on {here.cluster} any more" if here.cluster else ""
+            what = f"{printable(here.name)} is here{whose}: rows of it are also in {printable(other.name)}"
+            found.append(LocalDataError(what, hint="move it out of the folder of the shards, then run it again"))
+    return found
 
 
 def _error(surveys: Sequence[ClusterSurvey], coverage: Coverage, problems: Sequence[str]) -> EmbmergeError | None:

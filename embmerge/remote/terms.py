@@ -16,7 +16,8 @@ class Terms:
     """What a merge would ask for.
 
     `articles`: how many rows there must be, if known; `max_extra_rows` more are left out. `any_dtype`: the merge
-    converts. `others`: configured clusters that are not asked. `local`: shards that are here already and stay.
+    converts. `others`: configured clusters that are not asked. `local`: shards that are here and not of clusters that
+    are asked, which count. `ours`: those that are; where they are not on their cluster any more, they are in the way.
     """
 
     articles: int | None = None
@@ -24,6 +25,7 @@ class Terms:
     any_dtype: bool = False
     others: tuple[str, ...] = ()
     local: tuple[ShardHeader, ...] = field(default=(), repr=False)
+    ours: tuple[ShardHeader, ...] = field(default=(), repr=False)
 
 
 def terms(settings: Settings, others: tuple[str, ...], *, merging: bool, named: bool = False) -> Terms:
@@ -43,13 +45,15 @@ def terms(settings: Settings, others: tuple[str, ...], *, merging: bool, named: 
                 f"{settings.articles} holds {articles:,} articles, but {expected:,} are expected",
                 hint="name another file with --articles, or set `expected_articles` in invoke.yaml",
             )
-    local = _local(settings, others) if merging and others else ()
+    here = _here(settings) if merging else ()
+    local = tuple(header for header in here if others and header.cluster in {None, *others})
     return Terms(
         articles=articles,
         max_extra_rows=settings.max_extra_rows,
         any_dtype=settings.dtype is not None,
         others=() if merging else others,
         local=local,
+        ours=tuple(header for header in here if header not in local),
     )
 
 
@@ -65,18 +69,15 @@ def counting(settings: Settings, others: tuple[str, ...], *, merging: bool, name
     return cache(partial(terms, settings, others, merging=merging, named=named))
 
 
-def _local(settings: Settings, others: tuple[str, ...]) -> tuple[ShardHeader, ...]:
-    """The headers of the shards that are here and may be from `others`; of one that has none the merge will speak.
-
-    What came from a cluster that is asked, and is not there any more, fills no gap.
-    """
-    known = manifest.read(settings.embeddings).shards
+def _here(settings: Settings) -> tuple[ShardHeader, ...]:
+    """The headers of the shards that are here; of one that has none the merge will speak."""
+    known = manifest.origins(settings.embeddings)
     headers, paths = [], []
     with suppress(LocalDataError):  # no folder yet
         paths = local_shards(settings.embeddings)
     for path in paths:
-        cluster = known[path.name].cluster if path.name in known else None
-        if cluster is None or cluster in others:
-            with suppress(LocalDataError, OSError), path.open("rb") as file:
-                headers.append(read_header(file, path.stat().st_size, path.name, cluster=cluster))
+        origin = known.get(path.name)
+        with suppress(LocalDataError, OSError), path.open("rb") as file:
+            cluster = origin.cluster if origin else None
+            headers.append(read_header(file, path.stat().st_size, path.name, cluster=cluster))
     return tuple(headers)
