@@ -11,6 +11,7 @@ from embmerge.demo.server import Home
 from embmerge.errors import ConnectError, ConnectionLost, RemoteDataError, ShardError, TruncatedShard
 from embmerge.remote.cluster import Cluster
 from embmerge.remote.files import no_shards
+from embmerge.shard import ShardHeader
 from tests.servers import PASSWORD, Login, Sshd, embedded, make_key
 from tests.shards import dumped, make_shard, rows_of, shard_of
 from tests.syncing import Lab
@@ -355,3 +356,26 @@ def test_a_line_that_freezes_under_paramikos_own_client_is_lost(tmp_path):
         with pytest.raises(ConnectionLost):
             look()
         cluster.close()
+
+
+def test_of_very_many_shards_few_are_open_at_once(tmp_path):
+    most, now = [0], [0]
+
+    class Counting(Home):
+        def open(self, *how):
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+            return super().open(*how)
+
+        def close(self, file):
+            now[0] -= 1
+            return super().close(file)
+
+    with Lab(tmp_path, home=Counting) as lab:
+        lab.shards(300, rows=1, dim=1)
+        cluster = lab.cluster(lab.settings())
+        cluster.connect()
+        found = [header for _, header in cluster.headers(cluster.listing().shards)]
+        cluster.close()
+    assert all(isinstance(header, ShardHeader) for header in found)
+    assert (len(found), most[0] <= 256) == (300, True)

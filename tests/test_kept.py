@@ -66,6 +66,20 @@ def test_of_another_machine_only_what_is_on_its_disk_is_copied(tmp_path):
     assert theirs.exists()
 
 
+def test_what_a_power_cut_may_have_taken_is_not_believed_after_it_was_taken_over_either(tmp_path):
+    part = begin(tmp_path, FILE)
+    write(part, 0, 10)
+    part.sync()
+    write(part, 50, 60)
+    part.leave()
+    (folder,) = (tmp_path / FOLDER).iterdir()
+    folder.rename(folder.with_name(f"{FILE.name}.left-{'0' * 12}-01234567"))  # another boot since
+    for _ in range(2):
+        (kept,) = left_behind(tmp_path)
+        assert kept.done == ((0, 10),)
+        kept.resume().leave()
+
+
 def test_a_run_of_another_machine_that_may_live_is_never_removed(tmp_path):
     abandoned(tmp_path, (0, 10), by=ELSEWHERE)
     (kept,) = left_behind(tmp_path)

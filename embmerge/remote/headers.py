@@ -16,6 +16,7 @@ from embmerge.remote.sftp import SftpChannel
 from embmerge.shard import ShardHeader, read_header
 
 _ROUNDS = 8  # of further blocks for shards that are laid out otherwise
+_OPEN = 256  # files open at once: a login may often have 1,024
 _DOUBLED = 4  # times that a block is twice as long as the one before
 
 Headers = Iterator[tuple[RemoteFile, ShardHeader | ShardError]]
@@ -31,7 +32,12 @@ def at_once(channel: SftpChannel, files: Sequence[RemoteFile]) -> Headers:
     found: dict[RemoteFile, ShardHeader | ShardError] = {}
     for further in range(_ROUNDS):
         length = EDGE << min(further, _DOUBLED)  # a list of titles is longer than an edge
-        answers = channel.read_blocks([(file.path, offset, length) for file, offset in wanted])
+        blocks = [(file.path, offset, length) for file, offset in wanted]
+        answers = [
+            answer
+            for first in range(0, len(blocks), _OPEN)
+            for answer in channel.read_blocks(blocks[first : first + _OPEN])
+        ]
         for (file, offset), answer in zip(wanted, answers, strict=True):
             if isinstance(answer, OSError):
                 found[file] = _unreadable(file, answer)

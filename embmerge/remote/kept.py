@@ -6,11 +6,12 @@ What one looks like on disk, and why nobody shares one, is told in `partial`.
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,19 @@ class Kept:
             return None
         folder = named(self.folder.parent, self.file.name, owner.this_process())
         try:
+            if not owner.is_of_this_boot(_owner(self.folder)):
+                self._forget_the_rest()
             self.folder.rename(folder)
         except OSError:
             return None
         return Partial(folder, self.file, Ranges(self.done), new=False)
+
+    def _forget_the_rest(self) -> None:
+        """Have the journal tell of `done` alone: under the name of its new owner, all of it will be believed."""
+        lines = (asdict(self.file), *self.done, {"synced": self.done})
+        journal = self.folder / f"journal.{secrets.token_hex(4)}"
+        journal.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        journal.replace(self.folder / "journal")
 
     def discard(self) -> None:
         """Throw it away, unless it may belong to a living run."""

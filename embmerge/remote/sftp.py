@@ -229,7 +229,12 @@ class SftpChannel:
         if self._outgoing:
             packets, self._outgoing = b"".join(self._outgoing), []
             self._inbox.listen()
-            self._channel.sendall(packets)
+            self._channel.settimeout(self._stall_timeout)
+            try:
+                self._channel.sendall(packets)
+            except TimeoutError:  # some of it may be on its way: nothing that follows would be understood
+                self._transport.close()
+                raise ConnectionLost(f"the server takes no requests for {self._stall_timeout:g} s") from None
         return asked
 
     def _deliver(self, taker: Taker | None) -> None:
