@@ -212,3 +212,38 @@ def test_a_changed_key_at_the_usual_port_is_told_by_the_bare_name(desk, tmp_path
     told = KnownHosts("a", desk.credentials, "accept-new", desk.see).changed(error, 22)
     assert "the host key of tensor has changed" in told.message
     assert f"{desk.credentials / 'known_hosts'}, line 1" in told.message
+
+
+PATTERNS = ["[127.0.0.*]:{port}", "[127.0.0.?]:{port}", "[127.0.0.1]:*", "[LOCALHOST]:{port},[127.0.0.1]:{port}"]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_changed_key_is_refused_where_only_a_pattern_names_the_host(sshd, desk, own_home, tmp_path, pattern):
+    other = make_key(tmp_path / "other")
+    line = " ".join([pattern.format(port=sshd.port), *public(other).split()[:2]])
+    (own_home / "known_hosts").write_text(f"{line}\n")
+    error = refused(desk)
+    assert "has changed" in error.message
+    assert "line 1" in error.message
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_host_that_a_pattern_names_is_known(sshd, desk, own_home, pattern):
+    line = " ".join([pattern.format(port=sshd.port), *public(sshd.host_key).split()[:2]])
+    (own_home / "known_hosts").write_text(f"{line}\n")
+    desk.connected(host_keys="strict")
+    assert not desk.seen(HostKeyAccepted)
+
+
+def test_a_host_is_the_same_in_capital_letters(sshd, desk, own_home, key, tmp_path):
+    other = make_key(tmp_path / "other")
+    (own_home / "known_hosts").write_text(" ".join([f"[localhost]:{sshd.port}", *public(other).split()[:2]]) + "\n")
+    desk.write(port=sshd.port, username=sshd.user, key_file=str(key), address="LocalHost")
+    assert "has changed" in refused(desk).message
+
+
+def test_a_pattern_does_not_name_what_it_leaves_out(sshd, desk, own_home, tmp_path):
+    other = make_key(tmp_path / "other")
+    line = " ".join([f"[127.0.0.*]:{sshd.port},![127.0.0.1]:{sshd.port}", *public(other).split()[:2]])
+    (own_home / "known_hosts").write_text(f"{line}\n")
+    desk.connected()

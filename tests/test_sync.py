@@ -779,7 +779,7 @@ def test_a_fraction_of_a_second_is_no_change(lab):
 
 def test_a_server_that_takes_few_requests_at_a_time_is_waited_for(tmp_path):
     with Lab(tmp_path, options={"window": 512}, relay={"delay": 0.11}) as lab:
-        lab.shards(8, rows=4, dim=4)
+        lab.shards(16, rows=4, dim=4)
         assert lab.sync(connections=1).error is None
         assert not lab.seen(Retrying)
-        assert len(lab.same()) == 8
+        assert len(lab.same()) == 16

@@ -5,6 +5,7 @@ type of key where one is known, for whoever sits in the middle chooses the type.
 """
 
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -45,7 +46,7 @@ class KnownHosts(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]  # parami
                     keys.add(host, entry.key.get_name(), entry.key)
 
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
-        """What paramiko asks: the host is in neither file."""
+        """What paramiko asks: no line of either file has this host by its very name."""
         shown = printable(hostname)
         for entry, path, number in self._entries(revoked=True):
             if entry.key == key:
@@ -53,17 +54,17 @@ class KnownHosts(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]  # parami
                     f"{self._cluster}: {shown} has the host key {key.fingerprint}, revoked by {path}, line {number}",
                     hint="do not log in; ask who runs the machine",
                 )
-        if self._mode == "strict":
-            raise HostKeyError(
-                f"{self._cluster}: the host key of {shown} is unknown: {key.get_name()} {key.fingerprint}",
-                hint=f"if that is its fingerprint, add the key to {self._own}, or set host_keys: accept-new",
-            )
         with _writing:
-            self.guard(client)  # somebody may have accepted a key of this host since
-            if known := client.get_host_keys().lookup(hostname):
-                if known.get(key.get_name()) != key:
-                    raise paramiko.BadHostKeyException(hostname, key, next(iter(known.values())))
+            known = [entry.key for entry, _, _ in self._entries() if _names(entry, hostname)]
+            if known and key not in known:
+                raise paramiko.BadHostKeyException(hostname, key, known[0])
+            if known:  # by a pattern, or somebody has accepted it since
                 return
+            if self._mode == "strict":
+                raise HostKeyError(
+                    f"{self._cluster}: the host key of {shown} is unknown: {key.get_name()} {key.fingerprint}",
+                    hint=f"if that is its fingerprint, add the key to {self._own}, or set host_keys: accept-new",
+                )
             self._append(f"{hostname} {key.get_name()} {key.get_base64()}\n")
         client.get_host_keys().add(hostname, key.get_name(), key)
         self._observer(HostKeyAccepted(self._cluster, shown, key.get_name(), key.fingerprint, self._own))
@@ -89,7 +90,9 @@ class KnownHosts(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]  # parami
         bare = port == 22 or error.hostname.startswith("[")  # noqa: PLR2004  SSH's own port
         hostname = error.hostname if bare else f"[{error.hostname}]:{port}"
         expected = error.expected_key
-        path, line = next((path, line) for entry, path, line in self._entries() if _names(entry, hostname, expected))
+        path, line = next(
+            (path, line) for entry, path, line in self._entries() if entry.key == expected and _names(entry, hostname)
+        )
         return HostKeyError(
             f"{self._cluster}: the host key of {printable(hostname)} has changed: it is {error.key.get_name()} "
             f"{error.key.fingerprint}, but {path}, line {line} has {expected.get_name()} {expected.fingerprint}",
@@ -112,9 +115,15 @@ class KnownHosts(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]  # parami
                         yield entry, path, number
 
 
-def _names(entry: HostKeyEntry, hostname: str, key: paramiko.PKey) -> bool:
-    known = (
-        HostKeys.hash_host(hostname, each) == each if each.startswith("|1|") else each == hostname
-        for each in entry.hostnames
-    )
-    return entry.key == key and any(known)
+def _names(entry: HostKeyEntry, hostname: str) -> bool:
+    """Whether a line is about a host, as ssh sees it: in any case, by a hash, by `*` and `?`, and not after `!`."""
+    name = hostname.lower()
+
+    def fits(each: str) -> bool:
+        if each.startswith("|1|"):
+            return bool(HostKeys.hash_host(name, each) == each)
+        pattern = re.escape(each.lower()).replace(r"\*", ".*").replace(r"\?", ".")
+        return re.fullmatch(pattern, name) is not None
+
+    without = [each[1:] for each in entry.hostnames if each.startswith("!")]
+    return any(map(fits, entry.hostnames)) and not any(map(fits, without))
