@@ -147,6 +147,21 @@ def test_a_password_command_that_fails_never_shows_what_it_printed(tmp_path, com
     assert SECRET not in caught.value.message + caught.value.hint
 
 
+@pytest.mark.parametrize("command", [f"TOKEN={SECRET} false", f"env TOKEN={SECRET} false", f"TOKEN={SECRET} true"])
+def test_a_password_command_that_fails_shows_no_secret_that_it_was_given(tmp_path, command):
+    put(tmp_path, {"address": "h", "password_command": command})
+    with pytest.raises(CredentialsError) as caught:
+        load_credentials("tensor01", tmp_path).secret()
+    assert SECRET not in caught.value.message + caught.value.hint
+
+
+def test_a_password_that_is_no_text_is_told_without_showing_it(tmp_path):
+    put(tmp_path, {"address": "h", "password_command": "printf 'caf\\351\\n'"})
+    with pytest.raises(CredentialsError, match="something else than UTF-8") as caught:
+        load_credentials("tensor01", tmp_path).secret()
+    assert "xe9" not in "".join(traceback.format_exception(caught.value))
+
+
 def test_configured_clusters_are_those_with_a_file(tmp_path):
     put(tmp_path, {}, name="b")
     put(tmp_path, {}, name="a")

@@ -1,9 +1,11 @@
 """Who may log in: every way there is, against OpenSSH or the embedded server."""
 
 import asyncio
+import base64
 import os
 import shutil
 import socket
+import struct
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +14,8 @@ from contextlib import ExitStack
 import asyncssh
 import paramiko
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed448
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from embmerge.errors import ConnectError, ConnectionLost, CredentialsError, LoginError, Unreached
 from embmerge.events import Connected, Detail, Retrying
@@ -137,6 +141,35 @@ def test_a_key_that_cannot_be_opened_says_why(tmp_path, desk, facts, message):
         with pytest.raises(CredentialsError, match=message) as caught:
             desk.cluster().connect()
     assert "sesame" not in str(caught.value)
+
+
+def unknown_key(kind):
+    """A private key that no library of ours can use: one on a FIDO stick, or of a type that SSH never had."""
+    if kind == "Ed448":
+        key = ed448.Ed448PrivateKey.generate()
+        return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+    def text(raw):
+        return struct.pack(">I", len(raw)) + raw
+
+    name, public = b"sk-ssh-ed25519@openssh.com", text(bytes(32)) + text(b"ssh:")
+    private = bytes(8) + text(name) + public + b"\1" + text(bytes(64)) + text(b"") + text(b"me")
+    private += bytes(range(1, 1 + -len(private) % 8))
+    head = b"openssh-key-v1\0" + text(b"none") * 2 + text(b"") + struct.pack(">I", 1)
+    raw = base64.encodebytes(head + text(text(name) + public) + text(private))
+    return b"-----BEGIN OPENSSH PRIVATE KEY-----\n" + raw + b"-----END OPENSSH PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize("kind", ["FIDO", "Ed448"])
+def test_a_key_of_an_unknown_type_hides_no_other(sshd, key, desk, own_home, kind):
+    unknown = own_home / "id_unknown"
+    unknown.write_bytes(unknown_key(kind))
+    (own_home / "config").write_text(f"Host *\n  IdentityFile {unknown}\n  IdentityFile {key}\n")
+    desk.write(port=sshd.port, username=sshd.user)
+    desk.connected()
+    desk.write(port=sshd.port, username=sshd.user, key_file=str(unknown))
+    with pytest.raises(CredentialsError, match="of a kind that cannot be used here"):
+        desk.cluster().connect()
 
 
 def test_a_missing_key_file_is_named(sshd, desk, tmp_path):

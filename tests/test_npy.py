@@ -214,6 +214,14 @@ def test_a_folder_that_cannot_be_locked_is_read_and_written(tmp_path, monkeypatc
     assert NpyMerged(written(tmp_path)).shape == (500, 24)
 
 
+def test_lines_of_somebody_else_are_not_overwritten(tmp_path):
+    (tmp_path / "set.articles.jsonl").write_text("three weeks of work")
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match=r"set\.articles\.jsonl would be overwritten"):
+        written(tmp_path)
+    assert contents(tmp_path) == before
+
+
 @pytest.mark.parametrize("document", ['{"name": "my project"}', "[]", "# no JSON at all"])
 def test_a_json_file_of_somebody_else_is_not_overwritten(tmp_path, document):
     (tmp_path / "set.json").write_text(document)

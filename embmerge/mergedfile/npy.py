@@ -175,16 +175,15 @@ def _check_replaceable(final: _Set) -> None:
     for path in final:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not final.metadata.exists():
+    beside = next((path for path in (final.metadata, final.articles) if path.exists()), None)
+    if not beside:
         return
-    try:
-        with final.metadata.open("rb") as file:
-            ours = "files" in load(file.read(METADATA_LIMIT + 1), final.metadata.name)
-    except LocalDataError:
-        ours = False
+    ours = False
+    with suppress(LocalDataError, FileNotFoundError), final.metadata.open("rb") as file:
+        ours = "files" in load(file.read(METADATA_LIMIT + 1), final.metadata.name)
     if not ours:
         raise UsageError(
-            f"{printable(str(final.metadata))} would be overwritten, and is no side file of a merged .npy",
+            f"{printable(str(beside))} would be overwritten, and is no side file of a merged .npy",
             hint="move it away, or choose another --output",
         )
 

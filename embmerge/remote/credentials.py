@@ -158,7 +158,8 @@ def _line(key: str, text: str) -> str:
 
 
 def _first_line(command: str, name: str) -> str:
-    hint = f"run it by hand and see: {printable(command.split(' ', 1)[0], 60)} …"
+    words = [word for word in command.split() if "=" not in word]  # what a variable is set to may be a secret, too
+    hint = f"run it by hand and see: {printable(' '.join(words[:1]), 60)} …"
     try:
         ran = subprocess.run(  # noqa: S602  the person's own command, with pipes as they please
             command, shell=True, stdout=subprocess.PIPE, timeout=_COMMAND_LIMIT, check=False
@@ -167,7 +168,10 @@ def _first_line(command: str, name: str) -> str:
         raise CredentialsError(f"{name}: password_command took more than {_COMMAND_LIMIT} s", hint=hint) from None
     if ran.returncode:
         raise CredentialsError(f"{name}: password_command failed (exit {ran.returncode})", hint=hint)
-    line = ran.stdout.decode("utf-8", "surrogateescape").split("\n", 1)[0].rstrip("\r")
+    try:
+        line = ran.stdout.split(b"\n", 1)[0].decode().rstrip("\r")
+    except UnicodeDecodeError:
+        raise CredentialsError(f"{name}: password_command printed something else than UTF-8", hint=hint) from None
     if not line:
         raise CredentialsError(f"{name}: password_command printed nothing", hint=hint)
     return line

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import fabric
 import paramiko
+from cryptography.exceptions import UnsupportedAlgorithm
 from paramiko.auth_strategy import AuthStrategy
+from paramiko.pkey import UnknownKeyType
 
 from embmerge.errors import CredentialsError, EmbmergeError, LoginError
 from embmerge.plaintext import printable
@@ -195,6 +197,11 @@ def load_key(path: Path, passphrase: str | None, name: str) -> paramiko.PKey:
         raise CredentialsError(
             f"{name}: the key {path} needs a passphrase",
             hint="add `passphrase` to its credentials, or leave key_file out and use ssh-add",
+        ) from None
+    except (UnsupportedAlgorithm, UnknownKeyType):
+        raise CredentialsError(
+            f"{name}: the key {path} is of a kind that cannot be used here, as those on a FIDO stick are",
+            hint="name an Ed25519, ECDSA or RSA key as `key_file`",
         ) from None
     except (ValueError, paramiko.SSHException):
         why = "cannot be opened with this passphrase" if passphrase else "is not a private key"
