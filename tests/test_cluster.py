@@ -379,3 +379,16 @@ def test_of_very_many_shards_few_are_open_at_once(tmp_path):
         cluster.close()
     assert all(isinstance(header, ShardHeader) for header in found)
     assert (len(found), most[0] <= 256) == (300, True)
+
+
+def test_a_folder_of_more_files_than_can_be_shards_is_refused(tmp_path, monkeypatch):
+    for room in ("cluster", "sftp"):
+        monkeypatch.setattr(f"embmerge.remote.{room}.MOST_ENTRIES", 200)
+    with Lab(tmp_path) as lab:
+        for number in range(300):
+            (lab.remote / f"x{number}").touch()
+        cluster = lab.cluster(lab.settings())
+        cluster.connect()
+        with pytest.raises(RemoteDataError, match="/out holds more than 200 files"):
+            cluster.listing()
+        cluster.close()

@@ -152,3 +152,10 @@ def test_a_patient_reader_is_woken_for_what_it_did_not_expect(answer):
     inbox.patience = 9
     inbox.feed(answer)
     assert inbox.read_ready()
+
+
+def test_answers_that_nobody_takes_end_the_session_before_they_fill_the_memory(monkeypatch):
+    monkeypatch.setattr("embmerge.remote.inbox._MOST", 50)
+    inbox = Inbox(wake_at=1 << 20)
+    inbox.feed(struct.pack(">IBI", 5, 101, 7) * 51)
+    assert isinstance(inbox.failure, WireError)

@@ -782,3 +782,32 @@ def test_sshd_is_needed_under_ci(monkeypatch):
     monkeypatch.setenv("CI", "1")
     with pytest.raises(pytest.fail.Exception):
         need_sshd()
+
+
+def test_a_server_that_wants_factor_after_factor_gets_five(desk):
+    given = []
+
+    class Insatiable(paramiko.ServerInterface):
+        def get_allowed_auths(self, _username):
+            return "password"
+
+        def check_auth_password(self, _username, password):
+            given.append(password)
+            return paramiko.AUTH_PARTIALLY_SUCCESSFUL
+
+    def serve(listener):
+        transport = paramiko.Transport(listener.accept()[0])
+        transport.add_server_key(paramiko.ECDSAKey.generate())
+        transport.start_server(server=Insatiable())
+        serving.append(transport)
+
+    serving = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        desk.write(port=listener.getsockname()[1], username="u", password="pw")
+        with pytest.raises(LoginError, match="factor after factor"):
+            desk.cluster().connect()
+        thread.join()
+    serving[0].close()
+    assert len(given) == 6

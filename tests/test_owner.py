@@ -117,3 +117,16 @@ def test_a_zombie_has_ended():
     with subprocess.Popen([sys.executable, "-S", "-c", ""]) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert owner._born(process.pid) == ""
+
+
+def test_two_machines_that_do_not_tell_their_boot_are_not_the_same(monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda _path: (_ for _ in ()).throw(FileNotFoundError()))
+    monkeypatch.setattr(owner, "_first_line", lambda _command: "")
+    names = set()
+    try:
+        for _ in range(2):
+            owner._machine.cache_clear()
+            names.add(owner._machine())
+    finally:
+        owner._machine.cache_clear()
+    assert len(names) == 2

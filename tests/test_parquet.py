@@ -442,3 +442,14 @@ def test_rows_of_several_pages_are_read_from_any_place(tmp_path):
     for start, stop in ((0, 6000), (2500, 2600), (1000, 5999), (5999, 6000)):
         assert np.array_equal(merged.rows(start, stop), rows[start:stop])
     merged.close()
+
+
+def test_levels_of_a_number_without_end_are_refused(tmp_path):
+    path = write_set(tmp_path / "m.parquet", rows_of(40), articles_of(40))
+    with contextlib.closing(ParquetMerged(path)) as merged:
+        page = next(iter(pages(merged._file, merged._chunks[0][0])))
+    raw = bytearray(path.read_bytes())
+    raw[page.start : page.start + 14] = (11).to_bytes(4, "little") + b"\xff" * 9 + b"\x7f"
+    path.write_bytes(raw)
+    with contextlib.closing(ParquetMerged(path)) as merged, pytest.raises(LocalDataError):
+        list(merged.articles())

@@ -7,6 +7,7 @@ import os
 import threading
 from pathlib import Path
 
+import asyncssh
 import pytest
 
 from embmerge import atomic
@@ -783,3 +784,27 @@ def test_a_server_that_takes_few_requests_at_a_time_is_waited_for(tmp_path):
         assert lab.sync(connections=1).error is None
         assert not lab.seen(Retrying)
         assert len(lab.same()) == 16
+
+
+def test_a_server_that_says_no_size_any_more_is_believed_less(tmp_path):
+    class Silent(Home):
+        def stat(self, path):
+            facts = asyncssh.SFTPAttrs.from_local(super().stat(path))
+            facts.size = None
+            return facts
+
+    with Lab(tmp_path, home=Silent) as lab:
+        lab.shards(1)
+        assert isinstance(lab.sync(transfer="plain").error, RemoteChanged)
+
+
+def test_all_clusters_together_have_few_files_open(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        "embmerge.remote.sync.Work", lambda *what, **how: made.append(how["at_once"]) or work.Work(*what, **how)
+    )
+    with Lab(tmp_path) as lab, Lab(tmp_path, name="b") as other:
+        lab.shards(1)
+        write_shard(other.remote / "cluster1_gpu0.pkl")
+        assert lab.sync(others=[other]).error is None
+    assert made == [work.AT_ONCE // 2] * 2

@@ -325,3 +325,11 @@ def test_a_download_that_fails_while_it_is_hashed_stops_no_other(tmp_path, monke
     monkeypatch.setattr(Partial, "read", read_too_late)
     finish_all(work, tmp_path, Expected(), halt=threading.Event())
     assert [each.error.message for each in work.failures] == ["unreadable"]
+
+
+def test_no_more_downloads_are_begun_than_may_be_at_once(tmp_path):
+    files = [RemoteFile("a", f"cluster0_gpu{number}.pkl", f"/{number}", 1, 5) for number in range(5)]
+    downloads = [Download(file, number, 5) for number, file in enumerate(files, 1)]
+    work = Work(downloads, tmp_path, at_once=2)
+    taken = [work.take() for _ in range(3)]
+    assert [each and each.download for each in taken] == [*downloads[:2], None]

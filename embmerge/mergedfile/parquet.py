@@ -192,7 +192,7 @@ def _refusals(name: str) -> Iterator[None]:
     """What cannot be read, as a `LocalDataError`."""
     try:
         yield
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, OverflowError) as error:
         why = str(error) if type(error) is ValueError else "it is damaged"
         raise damaged(name, f"it is not a .parquet file as merge writes it: {printable(why)}") from None
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 import fabric
 import paramiko
 
-from embmerge.errors import ConnectError, ConnectionLost, ShardError, Unreached
+from embmerge.errors import ConnectError, ConnectionLost, RemoteDataError, ShardError, Unreached
 from embmerge.events import Connected, Connecting, Observer, ignore
 from embmerge.plaintext import printable
 from embmerge.remote import directory, headers
@@ -21,7 +21,7 @@ from embmerge.remote.files import Listing, RemoteFile, RemoteStat, sorted_out
 from embmerge.remote.login import Ask
 from embmerge.remote.retry import persistently
 from embmerge.remote.session import beginning, is_over, no_session
-from embmerge.remote.sftp import SftpChannel, WireError
+from embmerge.remote.sftp import MOST_ENTRIES, SftpChannel, WireError
 from embmerge.settings import Settings
 from embmerge.shard import ShardHeader
 
@@ -182,6 +182,11 @@ class Cluster:
         `ConnectionLost`.
         """
         path, entries = self._entries()
+        if len(entries) > MOST_ENTRIES:
+            raise RemoteDataError(
+                f"{self.name}: {printable(path)} holds more than {MOST_ENTRIES:,} files",
+                hint="set remote_dir to a folder for the shards alone",
+            )
         return sorted_out(self.name, path, entries)
 
     def _entries(self) -> tuple[str, list[tuple[str, RemoteStat | OSError]]]:

@@ -18,6 +18,7 @@ VERSION_ID = 0  # the first answer carries no request's number; requests count f
 
 _HEAD = 9  # length, kind, number
 _DATA_HEAD = 13  # and the length of the data
+_MOST = 100_000  # answers that nobody has taken: more than a cluster has shards
 _LONGEST = 256 * 1024  # of an answer that is kept; OpenSSH sends nothing longer
 
 
@@ -205,6 +206,8 @@ class Inbox:
         elif len(head) < 4 + length:
             self._need = 4 + length
         else:
+            if len(self._replies) >= _MOST:
+                raise WireError("answer after answer that nobody asked for")
             self._restart()
             self._urgent = True
             read = self._reads.pop(number, None)

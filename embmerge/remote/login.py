@@ -28,7 +28,7 @@ Ask = Callable[[str], str]  # shows a prompt to the person, returns what they ty
 
 _DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 _PATIENCE = 120.0  # seconds for a person to find their second factor; sshd's LoginGraceTime gives no more
-_ROUNDS = 5  # of questions that a server may ask for one login
+_ROUNDS = 5  # of questions that a server may ask for one login, and of factors that it may want
 
 
 class Login(AuthStrategy):  # type: ignore[misc]  # paramiko has no types
@@ -38,6 +38,7 @@ class Login(AuthStrategy):  # type: ignore[misc]  # paramiko has no types
         super().__init__(ssh_config=None)
         self._door, self._hop, self._identities, self._own = door, hop, identities, own
         self._password = door.secret() if own else None
+        self._factors = 0  # that the server has taken
         self._locked: CredentialsError | None = None  # a key of ~/.ssh/config that we cannot open
         self.asked = False
 
@@ -91,6 +92,11 @@ class Login(AuthStrategy):  # type: ignore[misc]  # paramiko has no types
         """The factors that the server wants besides the one that it took."""
         if not further:
             return []
+        self._factors += 1
+        if self._factors > _ROUNDS:
+            raise LoginError(
+                f"{self._door.credentials.name}: authentication failed: the server wants factor after factor"
+            )
         if "password" in further and self._password is not None and "keyboard-interactive" not in further:
             return self._rest(transport, transport.auth_password(self._hop.user, self._password, fallback=False))
         if "keyboard-interactive" in further:

@@ -21,7 +21,7 @@ _number = itertools.count()
 
 def this_process() -> str:
     """A new owner's name, of this process and of no other, ever."""
-    return f"{_machine()}-{os.getpid()}-{_born(os.getpid())}-{next(_number)}"
+    return f"{_machine()}-{os.getpid()}-{_own_birth(os.getpid())}-{next(_number)}"
 
 
 def nobody() -> str:
@@ -55,8 +55,16 @@ def _machine() -> str:
     try:
         here = Path("/proc/sys/kernel/random/boot_id").read_text() + str(Path("/proc/self/ns/pid").readlink())
     except OSError:  # macOS has no /proc
-        here = _first_line(["sysctl", "-n", "kern.bootsessionuuid"])
+        # cron knows no /usr/sbin; where nobody tells the boot, nothing that was left is believed to be of this one
+        names = ("sysctl", "/usr/sbin/sysctl")
+        told = (_first_line([name, "-n", "kern.bootsessionuuid"]) for name in names)
+        here = next(filter(None, told), "") or secrets.token_hex(16)
     return hashlib.sha256(here.encode()).hexdigest()[:12]
+
+
+@functools.cache
+def _own_birth(pid: int) -> str | None:
+    return _born(pid)
 
 
 def _born(pid: int) -> str | None:

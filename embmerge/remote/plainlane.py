@@ -76,7 +76,7 @@ class PlainLane:
         except OSError as error:
             self._work.failed(download, file_problem(download.file, error))
         else:
-            self._work.checked(download, RemoteStat(now.st_size, now.st_mtime, regular=True))
+            self._work.checked(download, RemoteStat(now.st_size or 0, int(now.st_mtime or 0), regular=True))
 
     def _fetch(self, stretch: Stretch) -> None:
         download, at = stretch.download, stretch.start

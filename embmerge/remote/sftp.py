@@ -35,6 +35,7 @@ INIT, OPEN, CLOSE, READ, OPENDIR, READDIR, REALPATH, STAT = 1, 3, 4, 5, 11, 12, 
 
 LARGEST_READ = 255 * 1024  # OpenSSH answers at most 256 KB, headers included
 SMALLEST_READ = 32 * 1024  # every server answers that
+MOST_ENTRIES = 100_000  # of a directory
 WINDOW = 512 << 20  # what a server may send before we say that it arrived: what is asked for is the bound, not this
 
 _HEAD, _PLACE = struct.Struct(">IBI"), struct.Struct(">QI")  # of every request; of a read: offset and length
@@ -135,7 +136,10 @@ class SftpChannel:
         return self._gather(self.stat, paths)
 
     def listing(self, path: str) -> tuple[str, list[tuple[str, RemoteStat | OSError]]]:
-        """The absolute path of a directory, and what is in it, in a few round trips. Raises `OSError`."""
+        """The absolute path of a directory, and what is in it, in a few round trips. Raises `OSError`.
+
+        Where there is more than `MOST_ENTRIES`, only so much is given.
+        """
         replies: dict[str, Reply] = {}
         raw = _text(os.fsencode(path))
         self._ask(REALPATH, raw, partial(replies.__setitem__, "path"))
@@ -151,8 +155,10 @@ class SftpChannel:
             if isinstance(part, OSError):
                 break
             found += part
+            if len(found) > MOST_ENTRIES:
+                break
         self.close_file(handle)
-        if part.errno != errno.ENODATA:
+        if isinstance(part, OSError) and part.errno != errno.ENODATA:
             raise part
         return absolute, found
 

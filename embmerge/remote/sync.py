@@ -37,7 +37,7 @@ from embmerge.remote.syncresult import ClusterResult, SyncResult
 from embmerge.remote.together import together
 from embmerge.remote.transfer import Transfer, lanes
 from embmerge.remote.verification import Expected, take_in
-from embmerge.remote.work import Download, Work
+from embmerge.remote.work import AT_ONCE, Download, Work
 from embmerge.settings import Settings
 from embmerge.shard import ShardHeader
 
@@ -95,7 +95,8 @@ def sync(
         copies = sum(each.nbytes for each in begun.values() if not each.gone)
         atomic.need(directory, sum(result.missing for result in results.values()) + copies + _SPARE)
         begun = {file: each.copied(stop) for file, each in begun.items()}
-        works = {name: run.work(steps, begun) for name, steps in plans.items()}
+        at_once = max(2, AT_ONCE // max(1, len(plans)))
+        works = {name: run.work(steps, begun, at_once) for name, steps in plans.items()}
         results |= run.fetch(seen, works, results, stop)
     return SyncResult(
         directory,
@@ -158,8 +159,8 @@ class _Run:
         error = look if isinstance(look, EmbmergeError) else None
         return ClusterResult(name, steps, rate=manifest.read(self.directory).rates.get(name), error=error)
 
-    def work(self, steps: Sequence[Step], begun: Mapping[RemoteFile, Kept]) -> Work:
-        """The downloads of one cluster; says which of its shards are here."""
+    def work(self, steps: Sequence[Step], begun: Mapping[RemoteFile, Kept], at_once: int) -> Work:
+        """The downloads of one cluster, some `at_once`; says which of its shards are here."""
         downloads = []
         for index, step in enumerate(steps, 1):
             file = step.file
@@ -167,7 +168,8 @@ class _Run:
                 self.observer(ShardSkipped(file.cluster, file.name, index, len(steps), file.nbytes))
             else:
                 downloads.append(Download(file, index, len(steps), begun.get(file)))
-        return Work(downloads, self.directory, lanes=self.lanes(downloads), observer=self.observer)
+        lanes = self.lanes(downloads)
+        return Work(downloads, self.directory, lanes=lanes, at_once=at_once, observer=self.observer)
 
     def lanes(self, downloads: Sequence[Download]) -> int:
         """How many connections to open for them."""

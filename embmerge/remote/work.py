@@ -21,7 +21,7 @@ from embmerge.remote.partial import Partial, begin
 
 LONGEST = 4 << 20  # of a stretch: long enough for the server's disk to read in one go,
 SHORTEST = 256 << 10  # shorter near the end, so that all connections are done at the same time
-AT_ONCE = 32  # downloads with open files; macOS allows a process 256
+AT_ONCE = 32  # downloads with open files, of all clusters together; macOS allows a process 256
 _TELL_EVERY = 0.1  # seconds between two reports on the same shard
 _SYNC_EVERY = 10.0  # seconds between two waits for the disk: what a power cut may cost
 
@@ -108,11 +108,17 @@ class Work:
     """
 
     def __init__(
-        self, downloads: Iterable[Download], directory: Path, *, lanes: int = 1, observer: Observer = ignore
+        self,
+        downloads: Iterable[Download],
+        directory: Path,
+        *,
+        lanes: int = 1,
+        at_once: int = AT_ONCE,
+        observer: Observer = ignore,
     ) -> None:
         self._changed = threading.Condition()
         self.lanes = lanes  # connections at work, or soon to be
-        self._directory, self._observer = directory, observer
+        self._directory, self._at_once, self._observer = directory, at_once, observer
         self._waiting = deque(downloads)
         self._unended = len(self._waiting)
         self._missing = sum(download.missing for download in self._waiting)  # bytes that are to come, about
@@ -155,7 +161,7 @@ class Work:
         if last in free:
             return last
         alone = next((each for each in free if not each.lent), None)
-        can_begin = self._waiting and len(self._active) < AT_ONCE
+        can_begin = self._waiting and len(self._active) < self._at_once
         return alone or (None if can_begin or not free else free[0])
 
     def arrived(self, download: Download, nbytes: int) -> None:
@@ -249,7 +255,7 @@ class Work:
             download.close()
 
     def _begin_next(self) -> bool:
-        if not self._waiting or len(self._active) >= AT_ONCE:
+        if not self._waiting or len(self._active) >= self._at_once:
             return False
         download = self._waiting.popleft()
         expected = download.missing
