@@ -87,11 +87,11 @@ def begins_with_list(path: Path) -> bool:
 
 
 def _batches(path: Path) -> Iterator[Records]:
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise LocalDataError(
-            f"cannot read the articles file {path}: it is no regular file", hint="name another with --articles"
-        )
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise LocalDataError(
+                f"cannot read the articles file {path}: it is no regular file", hint="name another with --articles"
+            )
         with path.open("rb", buffering=0) as file:
             yield from walk_articles(file)
     except FileNotFoundError:

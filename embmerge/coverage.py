@@ -63,7 +63,8 @@ class Disagreement:
         """Each value with the shards that have it, the odd ones named."""
         (usual, most), *odd = self.values
         named = "; ".join(f"{printable(value, 60)} in {_some(shards)}" for value, shards in odd)
-        return f"different {self.field}: {printable(usual, 60)} in {len(most)} shard(s), but {named}"
+        many = f"{len(most)} shard{'s' * (len(most) != 1)}"
+        return f"different {self.field}: {printable(usual, 60)} in {many}, but {named}"
 
 
 Problem = Gap | Overlap | Disagreement

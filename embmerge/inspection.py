@@ -94,7 +94,7 @@ def inspect(path: Path) -> Inspection:
             return _shard(path, _header(path))
         return _articles(path) if begins_with_list(path) else _shard_or_merged(path)
     except OSError as error:
-        raise LocalDataError(f"cannot read {path}: {error.strerror}", hint=_HINT) from None
+        raise LocalDataError(f"cannot read {error.filename or path}: {error.strerror}", hint=_HINT) from None
 
 
 def _folder(path: Path) -> FolderInspection:

@@ -216,14 +216,16 @@ def _check_quality(plan: Plan, quality: Quality, parts: list[Quality]) -> None:
     bad = [(source.header, part) for source, part in zip(plan.sources, parts, strict=True) if part.bad_rows]
     named = "; ".join(
         f"{printable(header.name)} ({printable(header.cluster or f'cluster {header.cluster_id}')}): "
-        f"{_rows(part.bad_rows)} {', '.join(f'{row:,}' for row in part.first_bad)}"
+        f"{_rows(part)} {', '.join(f'{row:,}' for row in part.first_bad)}"
         for header, part in bad
     )
     raise LocalDataError(f"NaN or Inf in {named}", hint="have these shards computed again, then sync and merge")
 
 
-def _rows(count: int) -> str:
-    return f"{count:,} rows, the first are" if count > 1 else "1 row, the first is"
+def _rows(part: Quality) -> str:
+    if part.bad_rows > len(part.first_bad):
+        return f"{part.bad_rows:,} rows, the first are"
+    return "rows" if part.bad_rows > 1 else "row"
 
 
 def _where(plan: Plan, parts: list[Quality]) -> str:

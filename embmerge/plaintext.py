@@ -27,7 +27,7 @@ def printable(text: object, limit: int = 200) -> str:
 def size(nbytes: float) -> str:
     """A number of bytes as a person reads it, in binary steps: `48.00 MB` is 48 × 1024² bytes."""
     step = 0
-    while nbytes >= _STEP and step < len(_UNITS) - 1:
+    while round(nbytes, 2) >= _STEP and step < len(_UNITS) - 1:
         nbytes /= _STEP
         step += 1
     return f"{nbytes:.2f} {_UNITS[step]}" if step else f"{nbytes:.0f} B"

@@ -82,7 +82,9 @@ def readable(shown: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ShardError(f"cannot read {shown}: {error.strerror}", hint="sync it again") from None
+        kept = isinstance(error, PermissionError)  # a sync finds it unchanged
+        hint = "let yourself read it: chmod u+r" if kept else "move it away, then run invoke sync"
+        raise ShardError(f"cannot read {shown}: {error.strerror}", hint=hint) from None
 
 
 def read_header(

@@ -2,6 +2,7 @@ import io
 import pickle
 import threading
 import tracemalloc
+from pathlib import Path
 
 import pytest
 
@@ -323,4 +324,10 @@ def test_a_memo_that_is_numbered_otherwise_is_refused(tmp_path):
     raw = b"\x80\x02](}(X\x05\0\0\0titleq\x07X\x01\0\0\0Aq\x09X\x02\0\0\0idq\x0bK\x01X\x03\0\0\0urlNu}(h\x07h\x09ue."
     (tmp_path / "a.pkl").write_bytes(raw)
     with pytest.raises(LocalDataError, match="not numbered"):
+        read_articles(tmp_path / "a.pkl")
+
+
+def test_an_articles_file_that_may_not_be_looked_for_is_an_error_of_the_articles(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "exists", lambda _path: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    with pytest.raises(LocalDataError, match=r"cannot read the articles file .*: Permission denied"):
         read_articles(tmp_path / "a.pkl")

@@ -126,7 +126,7 @@ def test_a_hole_in_the_middle_is_a_gap_whoever_else_there_is():
 def test_the_odd_ones_are_named(field, odd, shown):
     (problem,) = problems(shard(0, 10), shard(10, 20), shard(20, 30, **{field: odd}))
     assert (type(problem), problem.field) == (Disagreement, field)
-    assert f"in 2 shard(s), but {shown} in cluster1_gpu20.pkl" in str(problem)
+    assert f"in 2 shards, but {shown} in cluster1_gpu20.pkl" in str(problem)
 
 
 def test_many_odd_ones_are_counted_after_the_first_four():

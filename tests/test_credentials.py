@@ -212,3 +212,9 @@ def test_a_number_of_thousands_of_digits_is_refused(tmp_path):
     path.write_text(f'{{"address": "h", "port": {"9" * 5000}}}')
     with pytest.raises(CredentialsError, match=r"a\.credentials"):
         load_credentials("a", tmp_path)
+
+
+def test_a_folder_that_may_not_be_looked_for_is_an_error_of_the_credentials(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "is_dir", lambda _path: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    with pytest.raises(CredentialsError, match="Permission denied"):
+        configured(tmp_path)

@@ -438,8 +438,8 @@ def test_nan_and_inf_name_shard_cluster_and_rows(tmp_path, bad):
     shards = make_shards(tmp_path / "embeddings", rows)
     origins = {shards[1].name: Origin("tensor01")}
     error = refused(tmp_path, shards, make_articles(tmp_path / "a.pkl", 100), origins=origins)
-    assert f"{shards[1].name} (tensor01): 2 rows, the first are 31, 40" in error.message
-    assert f"{shards[3].name} (cluster 2): 1 row, the first is 77" in error.message
+    assert f"{shards[1].name} (tensor01): rows 31, 40" in error.message
+    assert f"{shards[3].name} (cluster 2): row 77" in error.message
 
 
 @pytest.mark.filterwarnings("error")
@@ -449,7 +449,7 @@ def test_nan_and_inf_are_called_so_whatever_they_are_converted_to(tmp_path, bad)
     rows[31, 2] = bad
     shards = make_shards(tmp_path / "embeddings", rows)
     error = refused(tmp_path, shards, make_articles(tmp_path / "a.pkl", 100), dtype="float16")
-    assert error.message == f"NaN or Inf in {shards[1].name} (cluster 1): 1 row, the first is 31"
+    assert error.message == f"NaN or Inf in {shards[1].name} (cluster 1): row 31"
 
 
 def test_nan_in_rows_that_are_left_out_does_no_harm(tmp_path):

@@ -46,3 +46,8 @@ def test_sizes_read_well(nbytes, text):
 )
 def test_times_read_well(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_size_that_is_rounded_up_to_a_step_has_the_next_unit():
+    assert size(1024**2 - 1) == "1.00 MB"
+    assert size(1024**2 - 6000) == "1018.14 KB"

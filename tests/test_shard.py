@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 
 from embmerge import shardrows
 from embmerge.errors import DiskError, LocalDataError, ShardError, TruncatedShard
-from embmerge.shard import SHARD_NAME, local_shards, read_header
+from embmerge.shard import SHARD_NAME, local_shards, read_header, readable
 from embmerge.shardrows import addressable, read_rows
 from tests.hostile import ROWS, call, number, plain, shard
 from tests.shards import dumped, make_shard, rows_of, shard_of
@@ -437,3 +437,10 @@ def test_a_download_that_is_not_whole_is_no_shard(tmp_path):
     make_shard(tmp_path, rows_of(), gpu=0)
     (tmp_path / "cluster1_gpu3.pkl.part").write_bytes(b"x")
     assert [path.name for path in local_shards(tmp_path)] == ["cluster1_gpu0.pkl"]
+
+
+@pytest.mark.parametrize(("kind", "hint"), [(errno.EACCES, "chmod u+r"), (errno.EIO, "invoke sync")])
+def test_a_shard_that_cannot_be_read_says_what_helps(kind, hint):
+    with pytest.raises(ShardError, match="cannot read x: so it is") as caught, readable("x"):
+        raise OSError(kind, "so it is")
+    assert hint in caught.value.hint

@@ -155,9 +155,9 @@ def test_a_shard_that_goes_away_meanwhile_is_told(fleet):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dim": 8}, "different dim: 6 in 3 shard(s), but 8 in cluster1_gpu1.pkl (b)"),
-        ({"dtype": "<f2"}, "different dtype: float32 in 3 shard(s), but float16 in cluster1_gpu1.pkl (b)"),
-        ({"model": "other"}, "different model: all-tests-v1 in 3 shard(s), but other in cluster1_gpu1.pkl (b)"),
+        ({"dim": 8}, "different dim: 6 in 3 shards, but 8 in cluster1_gpu1.pkl (b)"),
+        ({"dtype": "<f2"}, "different dtype: float32 in 3 shards, but float16 in cluster1_gpu1.pkl (b)"),
+        ({"model": "other"}, "different model: all-tests-v1 in 3 shards, but other in cluster1_gpu1.pkl (b)"),
     ],
 )
 def test_a_shard_of_another_kind_is_the_odd_one(fleet, change, message):

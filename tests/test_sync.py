@@ -808,3 +808,21 @@ def test_all_clusters_together_have_few_files_open(tmp_path, monkeypatch):
         write_shard(other.remote / "cluster1_gpu0.pkl")
         assert lab.sync(others=[other]).error is None
     assert made == [work.AT_ONCE // 2] * 2
+
+
+def test_a_cluster_is_done_when_it_is_and_not_when_all_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "NEAR", 10.0)
+    with Lab(tmp_path) as lab, Lab(tmp_path, name="b") as other:
+        lab.shards(1)
+        write_shard(other.remote / "cluster1_gpu0.pkl", rows=8000)
+        assert lab.sync(others=[other]).error is None
+    ends = [(type(event), event.cluster) for event in lab.events if isinstance(event, (ShardFetched, ClusterDone))]
+    assert ends.index((ClusterDone, "a")) < ends.index((ShardFetched, "b"))
+
+
+def test_what_was_stopped_before_a_byte_came_keeps_none(lab):
+    lab.shards(1)
+    lab.stop.set()
+    with pytest.raises(Interrupted) as caught:
+        lab.sync()
+    assert "0 B" not in caught.value.message

@@ -127,7 +127,7 @@ def _(event: e.ShardFetched, board: Board) -> list[str]:
 
 @lines.register
 def _(event: e.ShardFailed, board: Board) -> list[str]:  # noqa: ARG001
-    return [f"{_shard(event)} ✗ {event.message}"]
+    return [f"{_shard(event)} ✗ {_without(event.cluster, event.message)}"]
 
 
 @lines.register

@@ -52,12 +52,12 @@ class Credentials:
 
 def configured(directory: Path, warn: Observer = ignore) -> tuple[str, ...]:
     """The names of all clusters with a credentials file in `directory`, sorted; `warn` is told what is passed over."""
-    if not directory.is_dir():
-        raise CredentialsError(
-            f"no folder {directory.absolute()}",
-            hint="in embmerge's checkout: cp -r .credentials.example .credentials, then edit the files in it",
-        )
     try:
+        if not directory.is_dir():
+            raise CredentialsError(
+                f"no folder {directory.absolute()}",
+                hint="in embmerge's checkout: cp -r .credentials.example .credentials, then edit the files in it",
+            )
         names = sorted(path.stem for path in directory.iterdir() if path.suffix == SUFFIX and path.name[0] != ".")
     except OSError as error:
         raise CredentialsError(f"cannot list {directory}: {error.strerror}", hint="see ls -ld of it") from None

@@ -191,9 +191,10 @@ class _Run:
             )
         except Interrupted:
             whole = sum(len(work.fetched) for work in works.values())
-            rest = size(sum(work.leave() for work in works.values()))
+            rest = sum(work.leave() for work in works.values())
             raise Interrupted(
-                f"stopped; {whole} shard{'s' * (whole != 1)} fetched, and {rest} of unfinished ones kept",
+                f"stopped; {whole} shard{'s' * (whole != 1)} fetched"
+                + (f", and {size(rest)} of unfinished ones kept" if rest else ""),
                 hint="run the same command again to go on",
             ) from None
         finally:
@@ -220,6 +221,8 @@ class _Run:
         )
         transfer.run(self.directory, expected)
         seconds = time.monotonic() - began
+        if work.over and not work.failures:
+            self.observer(ClusterDone(look.cluster.name))
         if rate := _rate(work, seconds):
             manifest.record(self.directory, rates={look.cluster.name: rate})
         return seconds
@@ -230,8 +233,6 @@ class _Run:
         seconds = 0.0 if isinstance(outcome, EmbmergeError) else outcome
         if error:
             self.observer(ClusterFailed(before.cluster, error.message, error.hint))
-        else:
-            self.observer(ClusterDone(before.cluster))
         return replace(
             before,
             fetched=tuple(each.file.name for each in work.fetched),

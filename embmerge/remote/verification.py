@@ -69,7 +69,8 @@ def take_in(directory: Path, files: Sequence[RemoteFile], observer: Observer, st
     unknown = [file for file in files if file.name not in known]
     moved = [file for file in files if file.name in known and known[file.name].cluster != file.cluster]
     if unknown:
-        observer(Warned(f"{manifest.NAME} does not know {len(unknown)} of the shards here: they are read and entered"))
+        some = f"{len(unknown)} of the shards here" if len(unknown) > 1 else printable(unknown[0].name)
+        observer(Warned(f"{manifest.NAME} does not know {some}: read and entered"))
     fresh = {file.name: replace(known[file.name], cluster=file.cluster, path=file.path) for file in moved}
     for file in unknown:
         path = directory / file.name
