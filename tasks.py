@@ -138,8 +138,9 @@ def sync(
     with session(c, locals()) as s, _fleet(s) as fleet:
         dry_run = dry_run or c.config.run.dry
         _sync(s, fleet, dry_run=dry_run, checksum=checksum)
-        then = s.command("sync", "embeddings", *WHICH_CLUSTERS) if dry_run else s.command("merge", "embeddings")
-        s.console.next(then)
+        again = s.command("sync", "embeddings", *WHICH_CLUSTERS)
+        then = s.command("full" if fleet.others else "merge", "embeddings")  # which looks for what is not here
+        s.console.next(again if dry_run else then)
 
 
 @_task("articles", "dtype", "embeddings", "output")

@@ -297,7 +297,7 @@ def _appended(items: list[Any], count: int) -> Iterator[Records]:
 def _article(item: Any, row: int) -> bytes:
     """The record of one article."""
     if type(item) is not dict:
-        raise NotArticles(f"item {row:,} is not a dict, or one that came before")
+        raise NotArticles(f"item {row:,} is no dict of its own; is an article in it twice? then put in a copy")
     if type(item.get("title")) is not str:
         raise NotArticles(f"article {row:,} has no title")
     url = item.get("url")

@@ -164,7 +164,7 @@ def test_no_article_reaches_beyond_the_end_of_its_block(cut):
 
 def test_an_article_that_stands_in_the_list_twice_is_refused(tmp_path):
     articles = [article(row) for row in range(2000)]
-    with pytest.raises(LocalDataError, match="is not a dict"):
+    with pytest.raises(LocalDataError, match="is no dict of its own"):
         read(tmp_path / "a.pkl", pickle.dumps([*articles, articles[3]], protocol=4))
 
 
@@ -178,7 +178,7 @@ def test_an_article_that_is_changed_after_its_end_is_refused(tmp_path):
 
 def test_articles_within_a_tuple_are_refused(tmp_path):
     articles = [article(row) for row in range(40)]
-    with pytest.raises(LocalDataError, match="is not a dict"):
+    with pytest.raises(LocalDataError, match="is no dict of its own"):
         read(tmp_path / "a.pkl", pickle.dumps([articles[0], tuple(articles[1:30]), *articles[30:]], protocol=4))
 
 

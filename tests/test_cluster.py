@@ -109,6 +109,11 @@ def test_a_remote_directory_is_absolute_or_below_home(remote, desk, given):
     assert desk.connected().listing().remote_dir == "/out/emb"
 
 
+def test_the_home_itself_may_be_the_remote_directory(remote, desk):
+    desk.write(port=desk.port, username="me", password="pw", remote_dir="~")
+    assert desk.connected().listing().remote_dir == "/"
+
+
 def test_a_missing_directory_says_how_to_make_it_and_what_is_near(remote, desk):
     (remote.parent / "emb2").mkdir()
     error = no_listing(desk, remote_dir="out/embeddings/run 7")

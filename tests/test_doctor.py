@@ -437,3 +437,17 @@ def test_broken_credentials_of_the_gateway_are_the_credentials_rung(patient):
 def test_an_address_that_is_none_is_the_credentials_rung(patient):
     patient.given(address="host:notaport")
     patient.breaks("credentials file", "cannot be an address", CredentialsError)
+
+
+def test_the_merge_is_asked_how_much_room_it_needs(patient, monkeypatch):
+    def asked(dtype):
+        calls = []
+        monkeypatch.setattr("embmerge.remote.doctor.room_needed", lambda *what: calls.append(what) or 0)
+        patient.set(dtype=dtype)
+        patient.examine()
+        return calls
+
+    usual = asked(None)
+    assert {output for output, *_ in usual} == {patient.settings.output}
+    assert sum(rows for _, rows, _ in usual) == 100
+    assert asked("float64") == [(output, rows, 2 * row_nbytes) for output, rows, row_nbytes in usual]

@@ -163,12 +163,15 @@ def test_a_sync_with_checksum_fetches_what_differs(place):
     [
         ("verify-remote", [], "invoke full"),
         ("sync", [], "invoke merge --embeddings nowhere"),
+        ("sync", ["--cluster", "tensor01"], "invoke full --embeddings nowhere"),
         ("sync", ["--dry-run", "--cluster", "tensor01"], "invoke sync --embeddings nowhere --cluster tensor01"),
         ("doctor", ["--cluster", "tensor01"], "invoke sync --embeddings nowhere --cluster tensor01"),
     ],
 )
 def test_a_task_that_went_well_ends_with_the_next_command(place, tmp_path, task, more, then):
-    words = [word.replace("nowhere", str(tmp_path)) for word in ([] if "full" in then else ["--embeddings", "nowhere"])]
+    words = [
+        word.replace("nowhere", str(tmp_path)) for word in (["--embeddings", "nowhere"] if "nowhere" in then else [])
+    ]
     ran = invoke(place, task, *words, *more)
     assert ran.stdout.rstrip().endswith(then.replace("nowhere", str(tmp_path)))
 

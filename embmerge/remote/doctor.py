@@ -14,11 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 
+import numpy as np
+
 from embmerge import atomic
 from embmerge.articles import count_articles
 from embmerge.errors import DiskError, LocalDataError
 from embmerge.events import Observer, ignore
-from embmerge.mergedfile import check_output
+from embmerge.mergedfile import check_output, room_needed
 from embmerge.plaintext import size
 from embmerge.remote.climb import Climb, Reached, missing
 from embmerge.remote.credentials import configured
@@ -27,8 +29,6 @@ from embmerge.remote.login import Ask
 from embmerge.remote.survey import survey
 from embmerge.remote.terms import Terms
 from embmerge.settings import Settings
-
-_ARTICLE = 300  # bytes that title, id and url of an article take in the merged file
 
 
 def doctor(
@@ -84,10 +84,13 @@ def _articles(ladder: Ladder, settings: Settings) -> int | None:
 def _disk(ladder: Ladder, settings: Settings, reached: list[Reached]) -> None:
     """Room for what is still to be downloaded and for the merged file, which may lie on the same disk."""
     todo = missing(settings.embeddings, [each.listing for each in reached])
-    merged = sum(h.rows * (h.dim * h.dtype.itemsize + _ARTICLE) for each in reached for h in each.headers)
+    headers = [header for each in reached for header in each.headers]
+    wide = np.dtype(settings.dtype).itemsize if settings.dtype else None
+    merged = sum(room_needed(settings.output, h.rows, h.dim * (wide or h.dtype.itemsize)) for h in headers)
+    folders = f"{quote(str(settings.embeddings))} {quote(str(settings.output.parent))}"
     needs: dict[int, tuple[Path, int]] = {}
     try:
-        with ladder.rung("local disk", f"df -h {quote(str(settings.embeddings))} .") as found:
+        with ladder.rung("local disk", f"df -h {folders}") as found:
             for folder, nbytes in ((settings.embeddings, todo), (settings.output.parent, merged)):
                 place = _existing(folder)
                 if not place.is_dir():
