@@ -135,6 +135,18 @@ def check_coverage(
     return Coverage(shards, start, reach, rows, (*gaps, *overlaps, *differing), tuple(left))
 
 
+def advice(problems: Sequence[Problem], gap: str) -> str:
+    """What to do about `problems`; `gap` is what to do where rows are missing."""
+    fields = {problem.field for problem in problems if isinstance(problem, Disagreement)}
+    what = [
+        (any(isinstance(problem, Gap) for problem in problems), gap),
+        (any(isinstance(problem, Overlap) for problem in problems), "move away the shard that does not belong"),
+        (fields == {"dtype"}, "choose one with --dtype float32, or compute the odd ones again"),
+        (bool(fields - {"dtype"}), "compute the odd ones again, or move them away"),
+    ]
+    return "; ".join(text for there, text in what if there)
+
+
 def _disagreement(field: str, shards: Sequence[ShardHeader]) -> Disagreement | None:
     by_value: dict[str, list[ShardHeader]] = defaultdict(list)
     for shard in shards:

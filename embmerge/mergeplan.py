@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from embmerge.articles import Articles
-from embmerge.coverage import Coverage, check_coverage
+from embmerge.coverage import Coverage, advice, check_coverage
 from embmerge.errors import LocalDataError, ShardError
 from embmerge.events import ArticlesRead, Observer, RangesVerified, ShardLoaded
 from embmerge.plaintext import printable
@@ -91,7 +91,7 @@ def judge(headers: list[ShardHeader], *, any_dtype: bool, observer: Observer) ->
     if not coverage.ok:
         raise LocalDataError(
             "; ".join(str(problem) for problem in coverage.problems),
-            hint="sync the missing shards (invoke verify-remote says where they are), move away what does not belong",
+            hint=advice(coverage.problems, "sync the missing shards (invoke verify-remote says where they are)"),
         )
     ranges = tuple((s.cluster_id, s.gpu_id, s.start, s.end) for s in coverage.shards)
     observer(RangesVerified(ranges, coverage.rows))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embmerge.coverage import Disagreement, Gap, Overlap, check_coverage
+from embmerge.coverage import Disagreement, Gap, Overlap, advice, check_coverage
 from embmerge.picklevalues import Array, Dtype
 from embmerge.shard import ShardHeader
 
@@ -171,3 +171,21 @@ def test_any_ranges_are_judged_as_by_counting_each_row(ranges, articles):
     assert found.ok == (not missing and not doubled)
     for each in overlaps:
         assert max(each.first.start, each.second.start) <= each.start < each.end <= min(each.first.end, each.second.end)
+
+
+HALF = Dtype("f", 2, "<")
+
+
+@pytest.mark.parametrize(
+    ("shards", "what"),
+    [
+        ([shard(0, 9)], ""),
+        ([shard(0, 9), shard(10, 20)], "look"),
+        ([shard(0, 9), shard(8, 20)], "move away the shard that does not belong"),
+        ([shard(0, 9), shard(9, 20, dtype=HALF)], "choose one with --dtype float32, or compute the odd ones again"),
+        ([shard(0, 9), shard(9, 20, model="o", dtype=HALF)], "compute the odd ones again, or move them away"),
+        ([shard(0, 9), shard(10, 20, dim=5)], "look; compute the odd ones again, or move them away"),
+    ],
+)
+def test_what_to_do_depends_on_what_is_wrong(shards, what):
+    assert advice(problems(*shards), "look") == what

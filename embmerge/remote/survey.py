@@ -7,7 +7,7 @@ from functools import partial
 from shlex import quote
 from typing import Literal
 
-from embmerge.coverage import Coverage, Disagreement, Gap, check_coverage
+from embmerge.coverage import Coverage, Disagreement, Gap, advice, check_coverage
 from embmerge.errors import EmbmergeError, LocalDataError, RemoteDataError, TruncatedShard
 from embmerge.events import ClusterDone, ClusterFailed, Observer, ShardInspected, ShardsFound, ignore
 from embmerge.plaintext import printable
@@ -239,4 +239,5 @@ def _hint(surveys: Sequence[ClusterSurvey], coverage: Coverage) -> str:
     if not where:
         return "run invoke doctor"
     shown = " or ".join(f"on {each.cluster}: ls -l {quote(printable(each.remote_dir))}" for each in where[:2])
-    return f"see which shards are there, {shown}"
+    look = f"see which shards are there, {shown}"
+    return advice(coverage.problems, look) or look
