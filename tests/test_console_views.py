@@ -66,6 +66,10 @@ def test_a_survey_is_a_table_the_coverage_and_a_verdict():
     ]
 
 
+def test_rows_that_are_too_many_are_not_said_to_be_left_out():
+    assert "  · 31,200 articles; the last 50 rows come after them" in shown(finding(0), finding(1), articles=31_200)
+
+
 @pytest.mark.parametrize("width", [60, 80])
 def test_a_healthy_survey_fits_into_the_window(width):
     assert max(map(len, shown(finding(0), finding(1), width=width))) <= width

@@ -196,6 +196,14 @@ def test_a_shard_that_is_here_and_on_its_cluster_no_more_is_in_the_way_of_those_
     assert "cluster0_gpu7" not in str(look(fleet, ours=(here,)).problems)
 
 
+def test_an_older_copy_of_a_shard_that_cannot_be_read_there_is_in_nobodys_way(fleet, tmp_path):
+    path = put(tmp_path / "here", 0, 1, start=20)
+    with path.open("rb") as file:
+        here = replace(read_header(file, path.stat().st_size, path.name), cluster="a")
+    (fleet.remote["a"] / path.name).write_bytes(b"no pickle")
+    assert "is here" not in str(look(fleet, ours=(here,)).problems)
+
+
 @pytest.mark.parametrize(("name", "start"), [("cluster0_gpu0.pkl", 0), ("cluster0_gpu7.pkl", 4 * ROWS)])
 def test_a_shard_that_is_here_is_in_nobodys_way_if_it_is_fetched_anew_or_has_other_rows(fleet, tmp_path, name, start):
     path = put(tmp_path / "here", 0, int(name[12]), start=start)

@@ -107,7 +107,8 @@ def _coverage(survey: "Survey", missing: str) -> list[str]:
         )
     if survey.articles is not None and coverage.end > survey.articles:
         extra = coverage.end - survey.articles
-        lines.append(f"  · {survey.articles:,} articles; the last {extra:,} rows are left out")
+        fate = "are left out" if survey.ok else "come after them"
+        lines.append(f"  · {survey.articles:,} articles; the last {extra:,} rows {fate}")
     elif survey.articles is not None:
         lines.append(f"  · {survey.articles:,} articles")
     else:

@@ -207,10 +207,10 @@ def _in_the_way(
 ) -> list[LocalDataError]:
     """Shards that are here, on their cluster no more, and hold rows that others have now: a merge would take both."""
     unseen = {each.cluster for each in surveys if each.unseen}
-    names = {header.name for header in headers}
+    there = {finding.file.name for each in surveys for finding in each.findings}
     found = []
     for here in ours:
-        if here.name in names or here.cluster in unseen:
+        if here.name in there or here.cluster in unseen:
             continue
         other = next((each for each in headers if each.start < here.end and here.start < each.end), None)
         if other:
