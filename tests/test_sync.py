@@ -811,10 +811,10 @@ def test_all_clusters_together_have_few_files_open(tmp_path, monkeypatch):
 
 
 def test_a_cluster_is_done_when_it_is_and_not_when_all_are(tmp_path, monkeypatch):
-    monkeypatch.setattr(transfer, "NEAR", 10.0)
-    with Lab(tmp_path) as lab, Lab(tmp_path, name="b") as other:
+    monkeypatch.setattr(transfer, "NEAR", 0.0)  # at the same time
+    with Lab(tmp_path) as lab, Lab(tmp_path, name="b", relay={"rate": 8 * MB}) as other:
         lab.shards(1)
-        write_shard(other.remote / "cluster1_gpu0.pkl", rows=8000)
+        write_shard(other.remote / "cluster1_gpu0.pkl", rows=4000)
         assert lab.sync(others=[other]).error is None
     ends = [(type(event), event.cluster) for event in lab.events if isinstance(event, (ShardFetched, ClusterDone))]
     assert ends.index((ClusterDone, "a")) < ends.index((ShardFetched, "b"))
