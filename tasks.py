@@ -371,7 +371,7 @@ def session(c: Context, flags: Mapping[str, Any], **special: Any) -> Iterator[Se
     try:
         with (
             Console.choose(**{name: flags[name] for name in HOW_TO_PRINT}) as console,
-            signals(stop) as caught,
+            signals(stop, console.pause, console.resume) as caught,
         ):
             try:
                 if configured is None:

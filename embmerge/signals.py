@@ -1,16 +1,24 @@
-"""Ctrl-C and SIGTERM: how a task is asked to stop."""
+"""Ctrl-C and SIGTERM: how a task is asked to stop. Ctrl-Z: how it is asked to pause."""
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
+def _nothing() -> None:
+    pass
+
+
 @contextmanager
-def signals(stop: threading.Event) -> Iterator[list[int]]:
+def signals(
+    stop: threading.Event, pause: Callable[[], None] = _nothing, resume: Callable[[], None] = _nothing
+) -> Iterator[list[int]]:
     """Turn the first Ctrl-C or SIGTERM into `stop` and a KeyboardInterrupt in the main thread; a second one kills.
 
-    Yields the list of the signals that came.
+    Ctrl-Z calls `pause`, then stops the process as ever; `resume` is called when it goes on. Yields the list of the
+    signals that asked to stop.
     """
     caught: list[int] = []
 
@@ -21,9 +29,21 @@ def signals(stop: threading.Event) -> Iterator[list[int]]:
             signal.signal(each, before)
         raise KeyboardInterrupt
 
+    def on_pause(number: int, _frame: object) -> None:
+        pause()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)  # here the process stands still
+        signal.signal(number, on_pause)
+        resume()
+
     former = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    pausable = signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL  # a shell without job control has it ignored
+    if pausable:
+        signal.signal(signal.SIGTSTP, on_pause)
     try:
         yield caught
     finally:
         for number, before in former.items():
             signal.signal(number, before)
+        if pausable:
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)

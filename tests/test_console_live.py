@@ -235,3 +235,20 @@ def test_errors_also_go_where_stderr_was_sent(window):
     with Console.choose(out=terminal, err=log) as console:
         console.error(EmbmergeError("no such file", hint="look again"))
     assert terminal.lines == log.getvalue().splitlines() == ["Error: no such file", "  look again"]
+
+
+def test_a_pause_gives_the_terminal_back_and_what_follows_stands_below():
+    out = Terminal()
+    screen = LiveScreen(Board(Clock()), out, out)
+    console = Console(screen, board=screen._board)
+    console._closed.set()  # no thread draws
+    screen.start()
+    syncing(console)
+    console.pause()
+    before = out.lines
+    assert out.cursor_shown
+    out.write("$ fg\r\n")
+    console.resume()
+    assert not out.cursor_shown
+    console(e.ShardFetched(*shard("tensor01", 2), seconds=1.0))
+    assert out.lines[: len(before) + 1] == [*before, "$ fg"]

@@ -1,7 +1,11 @@
 """What is left of Ctrl-C and SIGTERM when a task has heard one, or has ended."""
 
+import os
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -35,3 +39,36 @@ def test_when_a_task_has_ended_signals_do_what_they_did_before(error):
     except ValueError:
         pass
     assert (handlers(), caught) == (before, [])
+
+
+PAUSED = """
+import os, signal, threading
+from embmerge.signals import signals
+
+os.setpgrp()  # as a shell does for each of its jobs
+said = threading.Event()
+
+def say(text):
+    print(text, flush=True)
+
+with signals(threading.Event(), lambda: say("paused"), lambda: (say("resumed"), said.set())) as caught:
+    say("ready")
+    said.wait(20)
+print(caught, signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL, flush=True)
+"""
+
+
+def test_ctrl_z_lets_the_terminal_go_and_takes_it_again_however_often():
+    root = Path(__file__).resolve().parent.parent
+    command = [sys.executable, "-c", PAUSED.replace("said.wait(20)", "said.wait(20); said.clear(); said.wait(20)")]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        for _ in range(2):
+            process.send_signal(signal.SIGTSTP)
+            assert process.stdout.readline() == "paused\n"
+            _, status = os.waitpid(process.pid, os.WUNTRACED)
+            assert os.WIFSTOPPED(status)
+            process.send_signal(signal.SIGCONT)
+            assert process.stdout.readline() == "resumed\n"
+        assert process.stdout.readline() == "[] True\n"
+    assert process.returncode == 0

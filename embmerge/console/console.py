@@ -180,6 +180,16 @@ class Console:
             self._write([self._board.summary()])
             return self._heartbeat
 
+    def pause(self) -> None:
+        """Leave the terminal as it was, for a shell to go on in it."""
+        with self._lock:
+            self._screen.stop()
+
+    def resume(self) -> None:
+        """Go on below what the shell has left there."""
+        with self._lock:
+            self._screen.start()
+
     def redraw(self) -> None:
         """Draw the live part anew, unless the person is being asked something."""
         with self._lock:
