@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 def _nothing() -> None:
@@ -30,11 +30,15 @@ def signals(
         raise KeyboardInterrupt
 
     def on_pause(number: int, _frame: object) -> None:
-        pause()
+        with suppress(
+            RuntimeError
+        ):  # the main thread is within a write, and no second one may begin: draw nothing then
+            pause()
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)  # here the process stands still
         signal.signal(number, on_pause)
-        resume()
+        with suppress(RuntimeError):
+            resume()
 
     former = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     pausable = signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL  # a shell without job control has it ignored

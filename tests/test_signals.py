@@ -49,12 +49,12 @@ os.setpgrp()  # as a shell does for each of its jobs
 said = threading.Event()
 
 def say(text):
-    print(text, flush=True)
+    os.write(1, f"{text}\\n".encode())  # a print may be interrupted by the next one
 
 with signals(threading.Event(), lambda: say("paused"), lambda: (say("resumed"), said.set())) as caught:
     say("ready")
     said.wait(20)
-print(caught, signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL, flush=True)
+say(f"{caught} {signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL}")
 """
 
 
@@ -72,3 +72,41 @@ def test_ctrl_z_lets_the_terminal_go_and_takes_it_again_however_often():
             assert process.stdout.readline() == "resumed\n"
         assert process.stdout.readline() == "[] True\n"
     assert process.returncode == 0
+
+
+BUSY = """
+import io, os, signal, threading
+from embmerge.signals import signals
+
+class Slow(io.RawIOBase):
+    def writable(self):
+        return True
+
+    def write(self, data):
+        if not came:
+            came.append(True)
+            os.kill(os.getpid(), signal.SIGTSTP)  # while the main thread is within a write
+        return len(data)
+
+os.setpgrp()
+came, out = [], io.BufferedWriter(Slow(), 1)
+
+def draw():
+    out.write(b"the live part")
+    out.flush()
+
+with signals(threading.Event(), draw, draw):
+    draw()
+os.write(1, b"done\\n")
+"""
+
+
+def test_ctrl_z_in_the_midst_of_a_write_is_no_error():
+    root = Path(__file__).resolve().parent.parent
+    with subprocess.Popen(
+        [sys.executable, "-c", BUSY], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status), process.stderr.read()
+        process.send_signal(signal.SIGCONT)
+        assert process.communicate() == ("done\n", "")

@@ -188,7 +188,8 @@ class Console:
     def resume(self) -> None:
         """Go on below what the shell has left there."""
         with self._lock:
-            self._screen.start()
+            if self._held is None:  # else the person is being asked, and sees where they type
+                self._screen.start()
 
     def redraw(self) -> None:
         """Draw the live part anew, unless the person is being asked something."""

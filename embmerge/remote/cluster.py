@@ -51,9 +51,8 @@ class Cluster:
         self._settings, self._observer, self._stop = settings, observer, stop
         self._door = Door(credentials, settings, observer, ask)
         directory = credentials.remote_dir or settings.remote_dir
-        self._configured_dir = (
-            "." if directory == "~" else directory.removeprefix("~/") or "."
-        )  # SFTP begins at home, and knows no ~
+        # SFTP begins at home, and knows no ~
+        self._configured_dir = "." if directory == "~" else directory.removeprefix("~/") or "."
         self._connection: fabric.Connection | None = None
         self._reached = self._had_session = False
         self._kept: SftpChannel | None = None
